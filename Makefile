@@ -1,0 +1,51 @@
+# Needs only python3 (3.11 or later) with venv and pip; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench soak check-system lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(BIN)/gaveurs: requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock $(BIN)/gaveurs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(BIN)/gaveurs ## Make .venv with the product and what it needs
+
+run: install ## The whole thing with simulated devices: http://127.0.0.1:8000 (ARGS="--port 8100" to change)
+	@exec $(BIN)/gaveurs demo $(ARGS)
+
+check: .venv/.dev ## Lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## Checks and all tests that need nothing but this repository
+	$(BIN)/python -m pytest $(ARGS)
+
+soak: .venv/.dev ## Long outages and load, up to 15 minutes
+	$(BIN)/python -m pytest --timeout 900 --override-ini addopts="-q -p no:cacheprovider -s" tests/soak $(ARGS)
+
+check-system: .venv/.dev ## What needs Debian's packages: an external PostgreSQL of another version
+	sh scripts/check_system.sh
+
+bench: .venv/.dev ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## Resolve the dependencies anew (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,151 @@
+"""What the command line does in the database: in DATABASE_URL's, or in the embedded one, whether it runs or not."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import asyncpg
+
+from app.core.clock import SystemClock
+from app.core.database import is_away
+from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
+from app.core.errors import BadRequestError, CannotStartError
+from app.core.migrations import migrate
+from app.core.security import Role, create_key, list_keys, revoke_key
+from app.sqal.codec import MessageCodec
+from app.sqal.devices import StateLimits, configure_device, one_device
+from app.sqal.errors import RefusalError
+from app.sqal.prepare import Preparer
+from app.sqal.quarantine import Quarantine
+from app.sqal.reading import is_site_code, read_device_id
+from app.sqal.recipes import recipe_book
+from app.sqal.replay import replay
+from app.sqal.store import SampleStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from uuid import UUID
+
+    from app.core.database import Connection
+    from app.settings import Settings
+
+T = TypeVar("T")
+PATIENCE_S: Final = 30.0
+_clock: Final = SystemClock()
+
+
+async def with_dsn(settings: Settings, work: Callable[[str], Awaitable[T]]) -> T:
+    """Run `work` on the database's address. An embedded server that nobody runs is started for it and stopped again."""
+    if settings.database_url is not None:
+        return await work(settings.database_url.get_secret_value())
+    embedded = EmbeddedPostgres(settings.data_dir)
+    try:
+        embedded.prepare()
+    except FolderInUseError:
+        return await work(embedded.dsn)
+    try:
+        await embedded.start()
+        await _until_it_serves(lambda: migrate(embedded.dsn))
+        return await work(embedded.dsn)
+    finally:
+        await embedded.stop()
+
+
+async def _until_it_serves(step: Callable[[], Awaitable[Any]]) -> None:
+    deadline = _clock.monotonic() + PATIENCE_S
+    while True:
+        try:
+            await step()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            if not is_away(error) or _clock.monotonic() > deadline:
+                raise CannotStartError(f"the database does not answer: {type(error).__name__}") from error
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+async def with_database(settings: Settings, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """Ask `question` on a connection. CannotStartError, one clear line, when there is none to be had."""
+
+    async def ask(dsn: str) -> T:
+        try:
+            connection: Any = await asyncpg.connect(dsn, timeout=10, server_settings={"timezone": "UTC"})
+        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+            raise CannotStartError(f"the database does not answer: {type(error).__name__}") from error
+        try:
+            return await question(connection)
+        except asyncpg.UndefinedTableError as error:
+            raise CannotStartError("the database has no schema yet: run `gaveurs migrate`") from error
+        finally:
+            await connection.close(timeout=5)
+
+    return await with_dsn(settings, ask)
+
+
+async def migrate_database(settings: Settings) -> tuple[str | None, str | None]:
+    """(schema before, schema after)"""
+
+    async def run(dsn: str) -> tuple[str | None, str | None]:
+        try:
+            return await migrate(dsn)
+        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+            raise CannotStartError(f"the migration failed: {type(error).__name__}: {error}") from error
+
+    return await with_dsn(settings, run)
+
+
+async def make_key(connection: Connection, name: str, role: Role) -> str:
+    return await create_key(connection, _clock, name, role)
+
+
+async def all_keys(connection: Connection) -> list[dict[str, Any]]:
+    return await list_keys(connection)
+
+
+async def end_key(connection: Connection, key_id: str) -> None:
+    await revoke_key(connection, _clock, key_id)
+
+
+async def set_device(
+    connection: Connection, settings: Settings, device_id: str, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """Configure a device and return its record. BadRequestError for a value that REST would refuse too."""
+    try:
+        read_device_id(device_id)
+    except RefusalError as error:
+        raise BadRequestError(error.reason) from error
+    if "recipe" in changes and changes["recipe"] not in recipe_book(settings.default_recipe):
+        raise BadRequestError("there is no such recipe")
+    if "site_code" in changes and not is_site_code(changes["site_code"]):
+        raise BadRequestError("a site code is two capital letters")
+    await configure_device(connection, device_id, changes)
+    limits = StateLimits(settings.device_stale_after_s, settings.device_offline_after_s)
+    return await one_device(connection, device_id, limits, _clock.now())
+
+
+def _quarantine(settings: Settings) -> Quarantine:
+    return Quarantine(MessageCodec(), max_rows=settings.quarantine_rows, max_bytes=settings.quarantine_bytes)
+
+
+async def list_refused(
+    connection: Connection, settings: Settings, device_id: str | None, code: str | None, limit: int
+) -> list[dict[str, Any]]:
+    items, _ = await _quarantine(settings).list(connection, device_id=device_id, code=code, cursor=None, limit=limit)
+    return items
+
+
+async def refused_bytes(connection: Connection, settings: Settings, entry_id: UUID) -> bytes:
+    raw, _, _ = await _quarantine(settings).message(connection, entry_id)
+    return raw
+
+
+async def replay_refused(connection: Connection, settings: Settings, entry_id: UUID) -> list[dict[str, Any]]:
+    """Send a refused message through ingest again, in this process."""
+    codec, quarantine = MessageCodec(), _quarantine(settings)
+    retention = timedelta(days=settings.sample_retention_days)
+    recipes = recipe_book(settings.default_recipe)
+    store = SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
+    await store.register_recipes(connection)
+    return await replay(connection, quarantine, store, Preparer(codec, _clock), entry_id)

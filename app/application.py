@@ -1,0 +1,65 @@
+"""The application: middleware order, routers, error rendering, lifespan."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from app.core.clock import SystemClock
+from app.core.shutdown import SignalChain
+from app.resources import Runtime
+from app.routers import health, problems, sensors, sqal
+from app.routers.middleware import Access, RequestLog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.core.clock import Clock
+    from app.settings import Settings
+
+DESCRIPTION = """Backend of SQAL, the quality control of foie gras. Devices stream samples over `/ws/sensors`
+(see docs/protocol.md); this API reads what was committed. Lists are keyset pages, newest first; errors are
+`application/problem+json` (RFC 9457)."""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start listening at once; opening goes on behind. At a signal, drain before the server shuts down."""
+    runtime: Runtime = app.state.runtime
+    runtime.start()
+    with SignalChain(runtime.drain).installed():
+        yield
+    await runtime.stop()
+
+
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+    """The ASGI application for `settings`. Nothing is opened before its lifespan starts."""
+    middleware = [Middleware(RequestLog), Middleware(Access)]
+    if settings.cors_origins:
+        middleware.insert(
+            1,
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+                expose_headers=["X-Request-ID", "Retry-After"],
+            ),
+        )
+    app = FastAPI(
+        title="gaveurs-backend",
+        version=version("gaveurs-backend"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        middleware=middleware,
+    )
+    app.state.runtime = Runtime(settings, clock or SystemClock())
+    problems.install(app)
+    app.router.routes[:0] = [*health.routes, *sensors.routes]
+    app.include_router(sqal.router)
+    return app

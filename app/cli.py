@@ -1,0 +1,248 @@
+"""The `gaveurs` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+import uvloop
+
+from app import admin
+from app.application import create_app
+from app.core.errors import AppError, CannotStartError
+from app.core.logging import configure_logging
+from app.core.security import Role
+from app.core.server import listen, make_server
+from app.settings import BadSettings, load_settings
+from app.sqal.simulator.fleet import FleetPlan, run_fleet
+from app.sqal.simulator.journal import Journal
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from app.core.database import Connection
+    from app.settings import Settings
+
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="SQAL backend: ingest, grading, fleet.")
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+devices = typer.Typer(no_args_is_help=True, help="Device records.")
+quarantine = typer.Typer(no_args_is_help=True, help="Refused messages.")
+cli.add_typer(keys, name="keys")
+cli.add_typer(devices, name="devices")
+cli.add_typer(quarantine, name="quarantine")
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded database and the admin key.")]
+Auth = Annotated[
+    str | None, typer.Option(help="open: local peers need no key (default on loopback); keys: everybody needs one.")
+]
+
+
+def main() -> None:
+    """Run the command; what only a person can mend is one line on standard error and exit code 2."""
+    try:
+        cli()
+    except BadSettings as error:
+        sys.exit(_complain(error.line))
+    except CannotStartError as error:
+        sys.exit(_complain(str(error)))
+    except AppError as error:
+        sys.exit(_complain(error.detail))
+
+
+def _complain(line: str) -> int:
+    sys.stderr.write(f"gaveurs: {line}\n")
+    return 2
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _settings(host: str, data_dir: Path | None, auth: str | None) -> Settings:
+    settings = load_settings(data_dir=data_dir, auth=auth)
+    if "auth" not in settings.model_fields_set and not _is_loopback(host):
+        settings = settings.model_copy(update={"auth": "keys"})
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _welcome(settings: Settings, listener: socket.socket) -> str:
+    """Where to look; returns the base URL."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if sys.stdout.isatty():
+        where = "DATABASE_URL" if settings.database_url else f"embedded PostgreSQL in {settings.data_dir}"
+        print(f"\n  gaveurs-backend on {url}\n    samples   {url}/api/sqal/samples\n    API       {url}/docs")
+        print(f"    health    {url}/health/ready\n    devices   ws://{host}:{port}/ws/sensors")
+        print(f"    database  {where}\n    access    {settings.auth}\n")
+    return url
+
+
+def _end_quietly() -> None:
+    """The server raises the signal that ended it once more after its shutdown; by then all is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    server = make_server(create_app(settings))
+    await server.serve(sockets=[listener])
+    return 0 if server.started else 3
+
+
+@cli.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000, data_dir: DataDir = None, auth: Auth = None) -> None:
+    """Serve devices and the API. SIGTERM drains: what was read is committed and answered first."""
+    settings = _settings(host, data_dir, auth)
+    listener = listen(host, port)
+    _welcome(settings, listener)
+    _end_quietly()
+    sys.exit(uvloop.run(_serve(settings, listener)))
+
+
+@cli.command()
+def demo(host: Host = "127.0.0.1", port: Port = 8000, data_dir: DataDir = None, auth: Auth = None) -> None:
+    """Serve, with three simulated devices streaming in."""
+    settings = _settings(host, data_dir, auth)
+    listener = listen(host, port)
+    url = _welcome(settings, listener)
+    _end_quietly()
+    sys.exit(uvloop.run(_demo(settings, listener, url)))
+
+
+async def _demo(settings: Settings, listener: socket.socket, url: str) -> int:
+    key = None
+    if settings.auth == "keys":
+        key = await admin.with_database(settings, lambda connection: admin.make_key(connection, "demo", Role.DEVICE))
+    plan = FleetPlan(url=url.replace("0.0.0.0", "127.0.0.1"), key=key)  # noqa: S104 - the address to connect to
+    devices = asyncio.create_task(run_fleet(plan, Journal(remember=False)))
+    try:
+        return await _serve(settings, listener)
+    finally:
+        devices.cancel()
+        await asyncio.gather(devices, return_exceptions=True)
+
+
+@cli.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database's schema up to date."""
+    settings = _quiet_settings(data_dir)
+    before, after = asyncio.run(admin.migrate_database(settings))
+    print(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
+
+
+@cli.command()
+def simulate(
+    url: Annotated[str, typer.Option(help="Server; without a path, /ws/sensors.")] = "ws://127.0.0.1:8000",
+    devices: Annotated[int, typer.Option(min=1, max=10_000)] = 3,
+    rate: Annotated[float, typer.Option(min=0.001, max=1_000, help="Samples a second and device.")] = 1.0,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of measuring.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    buffer: Annotated[int, typer.Option(min=1, help="Samples a device keeps when cut off.")] = 10_000,
+    key: Annotated[str | None, typer.Option(envvar="GAVEURS_KEY", help="API key, where one is needed.")] = None,
+    journal: Annotated[Path | None, typer.Option(help="File to append every ack to, a JSON object a line.")] = None,
+) -> None:
+    """Simulated devices in today's wire form. Exit code 1 when a sample stayed unacknowledged."""
+    configure_logging("warning")
+    record = Journal(journal)
+    plan = FleetPlan(url=url, devices=devices, rate=rate, duration_s=duration, seed=seed, buffer=buffer, key=key)
+    with suppress(KeyboardInterrupt):
+        uvloop.run(run_fleet(plan, record))
+    print(record.summary())
+    sys.exit(1 if record.unacknowledged else 0)
+
+
+def _quiet_settings(data_dir: Path | None) -> Settings:
+    configure_logging("warning")
+    return load_settings(data_dir=data_dir)
+
+
+def _ask(data_dir: Path | None, question: Callable[[Connection], Awaitable[Any]]) -> Any:
+    return asyncio.run(admin.with_database(_quiet_settings(data_dir), question))
+
+
+def _show(value: Any) -> None:
+    print(json.dumps(value, default=str, ensure_ascii=False, indent=2))
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="Whom or what it is for.")],
+    role: Annotated[Role, typer.Option()] = Role.VIEWER,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, this once."""
+    print(_ask(data_dir, lambda connection: admin.make_key(connection, name, role)))
+
+
+@keys.command("list")
+def keys_list(data_dir: DataDir = None) -> None:
+    """All keys; their secrets are not kept."""
+    _show(_ask(data_dir, admin.all_keys))
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: str, data_dir: DataDir = None) -> None:
+    """Make a key useless, within seconds, everywhere."""
+    _ask(data_dir, lambda connection: admin.end_key(connection, key_id))
+    print(f"revoked {key_id}")
+
+
+@devices.command("set")
+def devices_set(
+    device_id: str,
+    site_code: Annotated[str | None, typer.Option()] = None,
+    profile: Annotated[str | None, typer.Option()] = None,
+    recipe: Annotated[str | None, typer.Option()] = None,
+    trust_defects: Annotated[bool | None, typer.Option("--trust-defects/--distrust-defects")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Configure a device; one that was never seen gets its record."""
+    changes = {"site_code": site_code, "profile": profile, "recipe": recipe, "trust_defects": trust_defects}
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    settings = _quiet_settings(data_dir)
+    _show(asyncio.run(admin.with_database(settings, lambda c: admin.set_device(c, settings, device_id, wanted))))
+
+
+@quarantine.command("list")
+def quarantine_list(
+    device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
+    code: Annotated[str | None, typer.Option(help="Only with this reason code.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000)] = 50,
+    data_dir: DataDir = None,
+) -> None:
+    """Refused messages, newest first."""
+    settings = _quiet_settings(data_dir)
+    _show(asyncio.run(admin.with_database(settings, lambda c: admin.list_refused(c, settings, device, code, limit))))
+
+
+@quarantine.command("show")
+def quarantine_show(entry_id: UUID, data_dir: DataDir = None) -> None:
+    """The original bytes of a refused message, to standard output."""
+    settings = _quiet_settings(data_dir)
+    raw = asyncio.run(admin.with_database(settings, lambda c: admin.refused_bytes(c, settings, entry_id)))
+    sys.stdout.buffer.write(raw)
+
+
+@quarantine.command("replay")
+def quarantine_replay(entry_id: UUID, data_dir: DataDir = None) -> None:
+    """Send a refused message through ingest again."""
+    settings = _quiet_settings(data_dir)
+    _show(asyncio.run(admin.with_database(settings, lambda c: admin.replay_refused(c, settings, entry_id))))
+
+
+if __name__ == "__main__":
+    main()

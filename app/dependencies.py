@@ -1,0 +1,52 @@
+"""The one place that reads `app.state`; annotated aliases for handlers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from app.core.security import Principal, Role
+from app.resources import Resources, Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+
+def runtime_of(scope: MutableMapping[str, Any]) -> Runtime:
+    """The process's runtime, from an ASGI scope."""
+    runtime: Runtime = scope["app"].state.runtime
+    return runtime
+
+
+def principal_of(scope: MutableMapping[str, Any]) -> Principal:
+    """Who asks: set by the access middleware on every request and socket that is not public."""
+    principal: Principal = scope["state"]["principal"]
+    return principal
+
+
+def _resources(connection: HTTPConnection) -> Resources:
+    return runtime_of(connection.scope).resources
+
+
+def _runtime(connection: HTTPConnection) -> Runtime:
+    return runtime_of(connection.scope)
+
+
+def _reader(connection: HTTPConnection) -> Principal:
+    principal = principal_of(connection.scope)
+    principal.require(Role.VIEWER, Role.OPERATOR)
+    return principal
+
+
+def _operator(connection: HTTPConnection) -> Principal:
+    principal = principal_of(connection.scope)
+    principal.require(Role.OPERATOR)
+    return principal
+
+
+CurrentResources = Annotated[Resources, Depends(_resources)]
+CurrentRuntime = Annotated[Runtime, Depends(_runtime)]
+Reader = Annotated[Principal, Depends(_reader)]
+Operator = Annotated[Principal, Depends(_operator)]

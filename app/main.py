@@ -1,0 +1,15 @@
+"""`uvicorn app.main:app`: the only import with effects."""
+
+import sys
+
+from app.application import create_app
+from app.core.logging import configure_logging
+from app.settings import BadSettings, load_settings
+
+try:
+    settings = load_settings()
+except BadSettings as error:
+    sys.stderr.write(f"gaveurs: {error.line}\n")
+    raise
+configure_logging(settings.log_level)
+app = create_app(settings)

@@ -1,0 +1,13 @@
+"""${message}
+
+Expand / contract: this step must leave the previous release working.
+"""
+
+from alembic import op
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    op.execute("")

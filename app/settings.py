@@ -1,0 +1,124 @@
+"""Settings: the guide's variable names, read from the environment and from `.env`, checked once at start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, PostgresDsn, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+AuthMode = Literal["open", "keys"]
+_POSTGRES_DSN = TypeAdapter(PostgresDsn)
+
+
+def default_data_dir() -> Path:
+    """`/var/lib/gaveurs` for root, else the user's own data folder."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/gaveurs")
+    return user_data_path("gaveurs")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Durations end in `_s` or `_ms`, sizes in `_bytes`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # Storage. Without DATABASE_URL an embedded PostgreSQL lives in DATA_DIR.
+    database_url: SecretStr | None = None
+    data_dir: Path = Field(default_factory=default_data_dir)
+    database_reads: int = Field(default=8, ge=1, le=100, description="connections for REST reads")
+    database_writers: int = Field(default=2, ge=1, le=16, description="commit groups under way at once")
+    query_deadline_s: float = Field(default=5.0, gt=0, le=300)
+    commit_deadline_s: float = Field(default=10.0, gt=0, le=300)
+
+    # Redis: declared by the contract; checked here, used by no part of this version.
+    redis_host: str | None = None
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_db: int = Field(default=0, ge=0)
+    redis_password: SecretStr | None = None
+
+    # Edge.
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    auth: AuthMode = "open"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_deadline_s: float = Field(default=20.0, gt=0, le=600, description="for committing what was read")
+
+    # Ingest.
+    ws_max_message_bytes: int = Field(default=MIB, ge=64 * 1024, le=16 * MIB)
+    ws_max_batch: int = Field(default=500, ge=1, le=5_000)
+    ingest_queue_rows: int = Field(default=4_096, ge=16)
+    ingest_queue_bytes: int = Field(default=128 * MIB, ge=MIB)
+    ingest_group_rows: int = Field(default=256, ge=1, le=5_000)
+    ingest_group_bytes: int = Field(default=8 * MIB, ge=64 * 1024)
+    ingest_group_ms: float = Field(default=5.0, ge=0, le=1_000)
+    ingest_max_wait_s: float = Field(default=5.0, gt=0, le=300, description="then a waiting sample is answered `busy`")
+    sites: Annotated[tuple[str, ...], NoDecode] = ("LL", "LS", "MT")
+    default_recipe: str = "sqal-1-reported"
+
+    # Keeping.
+    sample_retention_days: int = Field(default=400, ge=1)
+    message_retention_days: int = Field(default=30, ge=1)
+    message_retention_bytes: int = Field(default=10 * GIB, ge=64 * MIB)
+    quarantine_rows: int = Field(default=10_000, ge=1)
+    quarantine_bytes: int = Field(default=256 * MIB, ge=MIB)
+
+    # Fleet: how long after its last sign of life a device counts as stale, then offline (heartbeats come every 30 s).
+    device_stale_after_s: float = Field(default=75.0, gt=0)
+    device_offline_after_s: float = Field(default=300.0, gt=0)
+
+    @field_validator("cors_origins", "sites", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _named_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not origin.startswith(("http://", "https://")) or "*" in origin:
+                raise ValueError("must name http(s) origins, comma-separated; '*' is not accepted")
+        return tuple(origin.rstrip("/") for origin in value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                _POSTGRES_DSN.validate_python(value.get_secret_value())
+            except ValidationError as error:
+                raise ValueError("must look like postgresql://user:password@host:5432/database") from error
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        if self.device_offline_after_s <= self.device_stale_after_s:
+            raise ValueError("DEVICE_OFFLINE_AFTER_S must be greater than DEVICE_STALE_AFTER_S")
+        if self.ingest_group_rows > self.ingest_queue_rows:
+            raise ValueError("INGEST_GROUP_ROWS must not exceed INGEST_QUEUE_ROWS")
+        return self
+
+
+class BadSettings(SystemExit):
+    """A wrong value: one clear line on standard error and exit code 2."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(2)
+        self.line = line
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and `.env`; `overrides` (from the command line) win. Raises `BadSettings`."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadSettings(f"{name}: {reason}" if name else reason) from error
+    except SettingsError as error:
+        raise BadSettings(str(error)) from error

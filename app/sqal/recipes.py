@@ -1,0 +1,137 @@
+"""Grading recipes: versioned data with a hash, applied to stored frames in groups, never to messages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from app.sqal.frame import ABSENT, MICRO, decode_reported
+from app.sqal.reading import NOT_GRADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+THRESHOLDS: Final = (("A+", 850_000), ("A", 750_000), ("B", 600_000), ("C", 450_000), ("REJECT", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """What the device's record says about how its readings are to be graded."""
+
+    site_code: str | None = None
+    profile: str | None = None
+    recipe: str | None = None
+    trust_defects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grading:
+    """A recipe's verdict on one frame; scores and indices in 1e-6, None where there is none."""
+
+    grade: str
+    score: int | None = None
+    tof: int | None = None
+    spectral: int | None = None
+    freshness: int | None = None
+    fat_quality: int | None = None
+    oxidation: int | None = None
+    color_uniformity: int | None = None
+
+
+class Recipe(Protocol):
+    """One way of grading. The same frame and profile give the same grading bit for bit, alone or in a group."""
+
+    name: str
+    definition: Mapping[str, Any]
+    hash: str
+
+    def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
+        """One grading for each frame, in order; `profiles[i]` belongs to `frames[i]`."""
+        ...
+
+
+def definition_hash(definition: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of a recipe's definition."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def grade_for(score: int, thresholds: Sequence[tuple[str, int]] = THRESHOLDS) -> str:
+    """The best grade whose threshold `score` (1e-6) reaches."""
+    return next(grade for grade, least in thresholds if score >= least)
+
+
+class ReportedRecipe:
+    """`sqal-1-reported`: the device's own sub-scores, weighted and graded by the server.
+
+    final = 0.60 tof + 0.40 spectral in integers of 1e-6, halves rounded up. Without both sub-scores: NOT_GRADABLE. The
+    device's defect list counts only when its record says that it is trusted; then 5 defects, or one above 0.9, reject.
+    """
+
+    name = "sqal-1-reported"
+    definition: Mapping[str, Any] = {
+        "name": "sqal-1-reported",
+        "version": 1,
+        "weights": {"tof": 600_000, "spectral": 400_000},
+        "thresholds": dict(THRESHOLDS),
+        "reject": {"defects": 5, "severity_above": 900_000},
+    }
+
+    def __init__(self) -> None:
+        self.hash = definition_hash(self.definition)
+
+    def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
+        return [self._grade(frame, profile) for frame, profile in zip(frames, profiles, strict=True)]
+
+    def _grade(self, frame: bytes, profile: DeviceProfile) -> Grading:
+        reported = decode_reported(frame)
+        score, grade = None, NOT_GRADABLE
+        if ABSENT not in (reported.tof, reported.spectral):
+            weights = self.definition["weights"]
+            total = weights["tof"] * reported.tof + weights["spectral"] * reported.spectral
+            score = (total + MICRO // 2) // MICRO
+            hard = self.definition["reject"]
+            rejected = profile.trust_defects and (
+                reported.defects >= hard["defects"] or reported.worst_severity > hard["severity_above"]
+            )
+            grade = "REJECT" if rejected else grade_for(score)
+        return Grading(
+            grade=grade,
+            score=score,
+            tof=_known(reported.tof),
+            spectral=_known(reported.spectral),
+            freshness=_known(reported.freshness),
+            fat_quality=_known(reported.fat_quality),
+            oxidation=_known(reported.oxidation),
+            color_uniformity=_known(reported.color_uniformity),
+        )
+
+
+def _known(value: int) -> int | None:
+    return None if value == ABSENT else value
+
+
+class RecipeBook:
+    """The recipes this program knows, by name."""
+
+    def __init__(self, recipes: Sequence[Recipe], default: str) -> None:
+        self._by_name = {recipe.name: recipe for recipe in recipes}
+        if default not in self._by_name:
+            raise ValueError(f"there is no recipe {default!r}; known: {', '.join(self._by_name)}")
+        self._default = self._by_name[default]
+
+    def __iter__(self) -> Any:
+        return iter(self._by_name.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def choose(self, name: str | None) -> Recipe:
+        """The named recipe, or the default when none or an unknown one (from a newer release) is named."""
+        return self._by_name.get(name, self._default) if name else self._default
+
+
+def recipe_book(default: str) -> RecipeBook:
+    """All shipped recipes. Raises ValueError when `default` is none of them."""
+    return RecipeBook([ReportedRecipe()], default)

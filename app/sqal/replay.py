@@ -1,0 +1,58 @@
+"""Send a message from quarantine through ingest again, as it was received."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from app.sqal import wire
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from app.core.database import Connection
+    from app.sqal.intake import Verdict, Work
+    from app.sqal.prepare import Preparer
+    from app.sqal.quarantine import Quarantine
+    from app.sqal.store import SampleStore
+
+
+class _Nobody:
+    """A replay reads its verdicts from the store; nobody waits for a delivery."""
+
+    def deliver(self, work: Work, verdict: Verdict) -> None:
+        """Nothing to do."""
+
+
+async def replay(
+    connection: Connection, quarantine: Quarantine, store: SampleStore, preparer: Preparer, entry_id: UUID
+) -> list[dict[str, Any]]:
+    """Write the entry's sample (or each of a batch) if it can be stored now, and note the outcome on the entry.
+
+    The entry stays, so that it is known what happened to it. NotFoundError for an unknown entry.
+    """
+    raw, encoding, entry = await quarantine.message(connection, entry_id)
+    works = [
+        preparer.stored(part, encoding, _Nobody(), entry["peer"], entry["received_at"])
+        for part in _samples_in(raw, encoding)
+    ]
+    verdicts = await store.write(connection, works) if works else []
+    results = [
+        {"status": verdict.status, "code": verdict.code and str(verdict.code), "error": verdict.reason}
+        for verdict in verdicts
+    ]
+    outcome = ", ".join(sorted({str(result["code"] or result["status"]) for result in results})) or "empty"
+    await quarantine.mark_replayed(connection, entry_id, outcome)
+    return results
+
+
+def _samples_in(raw: bytes, encoding: wire.Encoding) -> list[bytes]:
+    """The message itself, or the elements of a `sensor_batch`."""
+    try:
+        if wire.decode_type(raw, encoding) == "sensor_batch":
+            batch: wire.SensorBatch = wire.decode_as("sensor_batch", raw, encoding)
+            return [bytes(part) for part in batch.samples or []]
+    except (msgspec.DecodeError, RecursionError):
+        pass  # whatever it is, ingest says so
+    return [raw]

@@ -1,0 +1,420 @@
+"""One device socket: reads messages, hands samples to the commit queue, and sends each its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from app.core.clock import iso
+from app.core.logging import get_logger
+from app.sqal import answers, wire
+from app.sqal.committer import busy
+from app.sqal.errors import Code, RefusalError
+from app.sqal.prepare import explain
+from app.sqal.reading import read_device_id
+from app.sqal.wire import Encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from app.core.clock import Clock
+    from app.sqal.availability import Availability
+    from app.sqal.fleet import Fleet
+    from app.sqal.intake import Intake, Verdict, Work
+    from app.sqal.prepare import Preparer
+
+    Event = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Event]]
+    Send = Callable[[Event], Awaitable[None]]
+
+GARBAGE_LIMIT: Final = 100
+OUTBOX_LIMIT: Final = 16_384
+YIELD_EVERY: Final = 16
+ROOM_WAIT_S: Final = 1.0
+HELLO_WAIT_S: Final = 1.0
+SLOW_DOWN_EVERY_S: Final = 1.0
+FLUSH_DEADLINE_S: Final = 5.0
+CLOSE_RESTART: Final = (1012, "service restart")
+CLOSE_GARBAGE: Final = (1008, "the last 100 messages were all refused")
+CLOSE_DEFECT: Final = (1011, "internal error")
+CLOSE_UNREAD: Final = (1013, "answers are not being read")
+log = get_logger("gaveurs.sensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What every session of the process shares."""
+
+    intake: Intake
+    preparer: Preparer
+    fleet: Fleet
+    availability: Availability
+    clock: Clock
+    max_message_bytes: int
+    max_batch: int
+    shutdown_deadline_s: float
+
+    @property
+    def limits(self) -> dict[str, int]:
+        return {"max_message_bytes": self.max_message_bytes, "max_batch": self.max_batch}
+
+
+class _Batch:
+    """Collects the verdicts of one `sensor_batch`; answers when the last is in."""
+
+    def __init__(self, session: DeviceSession, encoding: Encoding, works: int) -> None:
+        self._session = session
+        self._encoding = encoding
+        self._order: list[Work] = []
+        self._verdicts: dict[int, Verdict] = {}
+        self._works = works
+
+    def add(self, work: Work) -> None:
+        self._order.append(work)
+
+    def deliver(self, work: Work, verdict: Verdict) -> None:
+        self._verdicts[id(work)] = verdict
+        if len(self._verdicts) == self._works:
+            self._session.finish_batch([(work, self._verdicts[id(work)]) for work in self._order], self._encoding)
+
+
+class DeviceSession:
+    """The protocol of one connection. `run` returns when it has ended, with everything that was read answered or lost
+    to a closed socket; a work handed in stays in the queue whatever happens to the socket.
+    """
+
+    def __init__(self, ingest: Ingest, receive: Receive, send: Send, peer: str | None) -> None:
+        self._ingest = ingest
+        self._receive = receive
+        self._send = send
+        self._peer = peer
+        self._outbox: deque[tuple[msgspec.Struct, Encoding]] = deque()
+        self._news = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._end: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._finishing = False
+        self._pending = 0
+        self._garbage = 0
+        self._slow_down_at = 0.0
+        self._cumulative = False
+        self._positions = 0
+        self._acked = 0
+        self._order: deque[Work] = deque()
+        self._handling = False
+        self._gone = False
+
+    @property
+    def sample_messages(self) -> int:
+        """How many sample messages this connection has sent."""
+        return self._positions
+
+    # Life
+
+    async def run(self) -> None:
+        """Serve the socket until the peer leaves, `end` is called, or it must be let go."""
+        self._say(answers.ConnectionEstablished(self._now(), "SQAL sensor ingest ready"), Encoding.JSON)
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait((reader, writer, self._end), return_when=asyncio.FIRST_COMPLETED)
+            self._report_defects(reader, writer)
+            if self._end.done() and not writer.done():
+                await self._stop_reading(reader)
+                await self._close(writer, *self._end.result())
+        finally:
+            self._gone = True
+            self._outbox.clear()
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    def _report_defects(self, *tasks: asyncio.Task[None]) -> None:
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a sensor connection failed", exc_info=error)
+                self.end(*CLOSE_DEFECT)
+
+    async def _stop_reading(self, reader: asyncio.Task[None]) -> None:
+        """Let the message in hand be finished, if there is one; it waits at most for room in the queue."""
+        if self._handling:
+            await asyncio.wait({reader}, timeout=self._ingest.shutdown_deadline_s)
+        reader.cancel()
+
+    def end(self, code: int, reason: str) -> None:
+        """Stop reading, answer what was read, close with `code`."""
+        if not self._end.done():
+            self._end.set_result((code, reason))
+
+    async def _close(self, writer: asyncio.Task[None], code: int, reason: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._ingest.shutdown_deadline_s):
+                await self._settled.wait()
+        self._finishing = True
+        self._news.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(writer, FLUSH_DEADLINE_S)
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(FLUSH_DEADLINE_S):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    # Reading
+
+    async def _read(self) -> None:
+        while not self._end.done():
+            event = await self._receive()
+            if event["type"] != "websocket.receive":
+                return
+            self._handling = True
+            text = event.get("text")
+            if text is not None:
+                await self._take(text.encode(), Encoding.JSON)
+            else:
+                await self._take(event["bytes"], Encoding.MSGPACK)
+            self._handling = False
+
+    async def _take(self, raw: bytes, encoding: Encoding) -> None:
+        """One message: a bad one costs its sender an error, nobody anything else."""
+        if len(raw) > self._ingest.max_message_bytes:
+            limit = self._ingest.max_message_bytes
+            refusal = RefusalError(Code.MESSAGE_TOO_LARGE, f"the limit is {limit} bytes")
+            await self._refuse(raw, encoding, refusal, counted=True)
+            return
+        kind = "sensor_data"
+        try:
+            kind = wire.decode_type(raw, encoding)
+            if kind == "sensor_data":
+                await self._submit(self._ingest.preparer.sample(raw, encoding, self, self._peer))
+            else:
+                await self._take_other(kind, raw, encoding)
+        except RefusalError as refusal:
+            await self._refuse(raw, encoding, refusal, counted=kind == "sensor_data")
+        except (msgspec.DecodeError, RecursionError) as error:
+            await self._refuse(raw, encoding, explain(error, raw, encoding), counted=kind == "sensor_data")
+
+    async def _take_other(self, kind: str, raw: bytes, encoding: Encoding) -> None:
+        if kind not in wire.KINDS:
+            raise RefusalError(Code.UNKNOWN_TYPE, "this message type is not known here")
+        message = wire.decode_as(kind, raw, encoding)
+        if message.type != kind:
+            raise RefusalError(Code.INVALID_TYPE, "type stands twice in the message, with different values")
+        match message:
+            case wire.SensorBatch():
+                await self._take_batch(message, encoding)
+            case wire.Hello():
+                self._take_hello(message, encoding)
+            case wire.Heartbeat():
+                self._take_heartbeat(message, encoding)
+            case _:
+                self._say(answers.Pong(self._now()), encoding)
+        self._garbage = 0
+
+    async def _take_batch(self, message: wire.SensorBatch, encoding: Encoding) -> None:
+        if message.samples is None:
+            raise RefusalError(Code.MISSING_FIELD, "samples is missing")
+        if len(message.samples) > self._ingest.max_batch:
+            raise RefusalError(Code.BATCH_TOO_LARGE, f"a batch holds at most {self._ingest.max_batch} samples")
+        if not message.samples:
+            self._say(answers.BatchAck([]), encoding)
+            return
+        batch = _Batch(self, encoding, len(message.samples))
+        self._begin()
+        for number, raw in enumerate(message.samples, 1):
+            work = self._ingest.preparer.sample(bytes(raw), encoding, batch, self._peer)
+            batch.add(work)
+            await self._offer(work)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # a long batch must not hold the loop from the other sockets
+
+    def _take_hello(self, message: wire.Hello, encoding: Encoding) -> None:
+        device_id = read_device_id(message.device_id)
+        if message.ack not in (None, "each", "cumulative"):
+            raise RefusalError(Code.INVALID_TYPE, "ack must be each or cumulative")
+        self._cumulative = message.ack == "cumulative"
+        mode = "cumulative" if self._cumulative else "each"
+        self._begin()
+
+        def answered(*, stored: bool) -> None:
+            now = self._now()
+            self._say(answers.HelloAck(now, now, device_id, mode, self._ingest.limits, stored), encoding)
+            self._finish()
+
+        self._ingest.fleet.record_hello(device_id, message, answered, wait_s=HELLO_WAIT_S)
+
+    def _take_heartbeat(self, message: wire.Heartbeat, encoding: Encoding) -> None:
+        device_id = read_device_id(message.device_id)
+        self._begin()
+
+        def answered(*, stored: bool) -> None:
+            if stored:
+                self._say(answers.HeartbeatAck(self._now()), encoding)
+            else:
+                self._say_error(busy(self._ingest.availability), encoding)
+            self._finish()
+
+        self._ingest.fleet.record_heartbeat(device_id, message, answered)
+
+    # Samples on their way
+
+    async def _refuse(self, raw: bytes, encoding: Encoding, refusal: RefusalError, *, counted: bool) -> None:
+        """Refusals are committed (to quarantine) before they are answered, like everything else."""
+        work = self._ingest.preparer.refused(raw, encoding, self, self._peer, refusal)
+        await self._submit(work, counted=counted)
+
+    async def _submit(self, work: Work, *, counted: bool = True) -> None:
+        """Hand a work in. A message that is known to be no sample has no position among the sample messages."""
+        self._begin()
+        if counted:
+            self._positions += 1
+            work.position = self._positions
+            self._order.append(work)
+        await self._offer(work)
+
+    async def _offer(self, work: Work) -> None:
+        """Queue the work or answer busy. Waits a moment for room, unless the database is known to be away."""
+        ingest = self._ingest
+        accepted = not ingest.availability.away and (
+            ingest.intake.offer(work) or await ingest.intake.offer_within(work, ROOM_WAIT_S)
+        )
+        if not accepted:
+            work.answer(busy(ingest.availability))
+        elif ingest.intake.nearly_full:
+            self._slow_down(work.encoding)
+
+    def _slow_down(self, encoding: Encoding) -> None:
+        now = self._ingest.clock.monotonic()
+        if now >= self._slow_down_at:
+            self._slow_down_at = now + SLOW_DOWN_EVERY_S
+            self._say(answers.SlowDown(self._ingest.availability.retry_after_ms()), encoding)
+
+    def deliver(self, work: Work, verdict: Verdict) -> None:
+        """The verdict on a sample message of this connection, after its transaction committed."""
+        if verdict.code is not None:
+            refusal = work.refusal
+            names = (refusal.sample_id, refusal.timestamp) if refusal else (None, None)
+            if work.reading is not None:
+                names = (work.reading.sample_id, work.reading.timestamp)
+            self._say_error(verdict, work.encoding, *names, position=work.position)
+        elif not self._cumulative and work.reading is not None:
+            reading = work.reading
+            self._say(
+                answers.Ack(reading.sample_id, reading.timestamp, verdict.status, verdict.score, verdict.grade),
+                work.encoding,
+            )
+        self._advance()
+        self._judge_content([verdict])
+        self._finish()
+
+    def _advance(self) -> None:
+        """Count the first n messages that all have their verdict; in cumulative mode, say so."""
+        last = None
+        while self._order and self._order[0].answered:
+            last = self._order.popleft()
+            self._acked += 1
+        if last is not None and self._cumulative:
+            named = last.reading or last.refusal
+            sample_id = named.sample_id if named else None
+            ack = answers.CumulativeAck(self._acked, sample_id)
+            if self._outbox and isinstance(self._outbox[-1][0], answers.CumulativeAck):
+                self._outbox.pop()  # the newer count says all that the unsent one said
+            self._say(ack, last.encoding)
+
+    def finish_batch(self, results: list[tuple[Work, Verdict]], encoding: Encoding) -> None:
+        """All verdicts of a batch are in: one answer, in input order."""
+        retry = max((verdict.retry_after_ms or 0 for _, verdict in results), default=0)
+        self._say(
+            answers.BatchAck([_result(work, verdict) for work, verdict in results], retry or msgspec.UNSET), encoding
+        )
+        self._judge_content([verdict for _, verdict in results])
+        self._finish()
+
+    def _judge_content(self, verdicts: list[Verdict]) -> None:
+        """Count messages in a row that were refused for their content; too many end the connection."""
+        if all(verdict.code is not None and verdict.code is not Code.BUSY for verdict in verdicts):
+            self._garbage += 1
+            if self._garbage >= GARBAGE_LIMIT:
+                self.end(*CLOSE_GARBAGE)
+        else:
+            self._garbage = 0
+
+    def _begin(self) -> None:
+        self._pending += 1
+        self._settled.clear()
+
+    def _finish(self) -> None:
+        self._pending -= 1
+        if not self._pending:
+            self._settled.set()
+
+    # Writing
+
+    def _say(self, message: msgspec.Struct, encoding: Encoding) -> None:
+        if self._gone:
+            return
+        self._outbox.append((message, encoding))
+        self._news.set()
+        if len(self._outbox) > OUTBOX_LIMIT:
+            self._outbox.clear()  # nobody reads them; what was committed is answered `duplicate` when it comes again
+            self.end(*CLOSE_UNREAD)
+
+    def _say_error(
+        self,
+        verdict: Verdict,
+        encoding: Encoding,
+        sample_id: str | None = None,
+        timestamp: str | None = None,
+        position: int | None = None,
+    ) -> None:
+        self._say(
+            answers.Error(
+                code=str(verdict.code),
+                error=verdict.reason or "",
+                sample_id=sample_id,
+                timestamp=timestamp or msgspec.UNSET,
+                retry_after_ms=verdict.retry_after_ms or msgspec.UNSET,
+                position=position or msgspec.UNSET,
+            ),
+            encoding,
+        )
+
+    async def _write(self) -> None:
+        """The connection's only writer; ends when the socket is gone, or when told to finish and all is sent."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._outbox:
+                message, encoding = self._outbox.popleft()
+                payload = wire.encode(message, encoding)
+                event: Event = {"type": "websocket.send"}
+                if encoding is Encoding.JSON:
+                    event["text"] = payload.decode()
+                else:
+                    event["bytes"] = payload
+                try:
+                    await self._send(event)
+                except OSError:
+                    return
+            if self._finishing:
+                return
+
+    def _now(self) -> str:
+        return iso(self._ingest.clock.now())
+
+
+def _result(work: Work, verdict: Verdict) -> dict[str, Any]:
+    named = work.reading or work.refusal
+    result: dict[str, Any] = {
+        "sample_id": named.sample_id if named else None,
+        "timestamp": named.timestamp if named else None,
+        "status": verdict.status,
+    }
+    if verdict.code is not None:
+        result |= {"code": str(verdict.code), "error": verdict.reason}
+    else:
+        result |= {"fusion_score": verdict.score, "fusion_grade": verdict.grade}
+    return result

@@ -1,0 +1,316 @@
+"""The commit group's SQL: all that one transaction writes, and the verdicts that follow from what it returned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from app.core.errors import DatabaseUnavailableError
+from app.sqal.errors import Code
+from app.sqal.flags import Flag
+from app.sqal.frame import MICRO
+from app.sqal.intake import Verdict
+from app.sqal.reading import GRADES, NOT_GRADABLE, Reading, is_plausible, resolve_site
+from app.sqal.recipes import DeviceProfile, Grading, Recipe, RecipeBook
+from app.sqal.wire import Encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from uuid import UUID
+
+    from app.core.database import Connection
+    from app.sqal.codec import MessageCodec
+    from app.sqal.intake import Work
+    from app.sqal.quarantine import Quarantine
+
+SAMPLE_COLUMNS: Final = {
+    "device_time": "timestamptz",
+    "bucket_time": "timestamptz",
+    "received_at": "timestamptz",
+    "claimed_score": "float8",
+    "id": "uuid",
+    "score": "int4",
+    "tof_score": "int4",
+    "spectral_score": "int4",
+    "freshness": "int4",
+    "fat_quality": "int4",
+    "oxidation": "int4",
+    "color_uniformity": "int4",
+    "volume_mm3": "float8",
+    "temperature_c": "float8",
+    "humidity_percent": "float8",
+    "flags": "int4",
+    "message_segment": "int4",
+    "recipe_id": "int2",
+    "claimed_compliant": "bool",
+    "grade": "text",
+    "claimed_grade": "text",
+    "device_id": "text",
+    "sample_id": "text",
+    "site_code": "text",
+    "lot": "text",
+    "lot_id": "text",
+    "farmer": "text",
+    "origin": "text",
+    "location": "text",
+    "firmware_version": "text",
+    "profile": "text",
+    "content_hash": "bytea",
+    "frame": "bytea",
+}
+_ARRAYS = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(SAMPLE_COLUMNS.values(), 1))
+INSERT_SAMPLES: Final = f"""
+    INSERT INTO samples ({", ".join(SAMPLE_COLUMNS)}) SELECT * FROM unnest({_ARRAYS})
+    ON CONFLICT (device_id, device_time, sample_id) DO NOTHING RETURNING id
+"""
+SELECT_PROFILES: Final = """
+    SELECT wanted.device_id, d.device_id IS NOT NULL AS known, d.site_code, d.profile, d.recipe, d.trust_defects,
+           (SELECT max(segment) FROM message_segments) AS segment
+    FROM unnest($1::text[]) AS wanted (device_id) LEFT JOIN devices d USING (device_id)
+"""
+INSERT_DEVICES: Final = """
+    INSERT INTO devices (device_id, first_seen, last_seen, last_sample_at)
+    SELECT device_id, $2, $2, $2 FROM unnest($1::text[]) AS new (device_id) ORDER BY device_id
+    ON CONFLICT DO NOTHING
+"""
+INSERT_MESSAGES: Final = """
+    INSERT INTO messages (segment, id, codec, encoding, body)
+    SELECT $1, id, $2, encoding, body FROM unnest($3::uuid[], $4::int2[], $5::bytea[]) AS new (id, encoding, body)
+"""
+SELECT_STORED: Final = """
+    SELECT wanted.number, s.id, s.content_hash, s.score, s.grade, s.message_segment
+    FROM unnest($1::text[], $2::timestamptz[], $3::text[]) WITH ORDINALITY
+         AS wanted (device_id, device_time, sample_id, number)
+    CROSS JOIN LATERAL (
+        SELECT * FROM samples WHERE device_id = wanted.device_id AND device_time = wanted.device_time
+        AND sample_id = wanted.sample_id
+    ) s
+"""
+SELECT_MESSAGES: Final = """
+    SELECT id, codec, encoding, body FROM messages WHERE segment = ANY($1::int4[]) AND id = ANY($2::uuid[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What the database holds under an identity that was already taken."""
+
+    id: UUID
+    content_hash: bytes
+    score: int | None
+    grade: str
+    segment: int | None
+
+
+class SampleStore:
+    """Writes commit groups. One instance serves all writers of the process."""
+
+    def __init__(
+        self,
+        recipes: RecipeBook,
+        codec: MessageCodec,
+        quarantine: Quarantine,
+        *,
+        retention: timedelta,
+        sites: Sequence[str],
+    ) -> None:
+        self._recipes = recipes
+        self._codec = codec
+        self._quarantine = quarantine
+        self._retention = retention
+        self._sites = frozenset(sites)
+        self._recipe_ids: dict[str, int] = {}
+
+    async def register_recipes(self, connection: Connection) -> None:
+        """Make sure that every shipped recipe has its row; a changed definition is a new row."""
+        for recipe in self._recipes:
+            await connection.execute(
+                "INSERT INTO recipes (name, hash, definition) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                recipe.name,
+                recipe.hash,
+                json.dumps(recipe.definition),
+            )
+            self._recipe_ids[recipe.name] = await connection.fetchval(
+                "SELECT recipe_id FROM recipes WHERE name = $1 AND hash = $2", recipe.name, recipe.hash
+            )
+
+    async def write(self, connection: Connection, group: Sequence[Work]) -> list[Verdict]:
+        """Write `group` in one transaction; verdicts in its order. Only after this returns is anything committed."""
+        async with connection.transaction():
+            verdicts = await self._write_samples(connection, [work for work in group if work.reading])
+            verdicts |= {
+                work.id: Verdict("error", code=work.refusal.code, reason=work.refusal.reason)
+                for work in group
+                if work.refusal
+            }
+            refused = [(work, verdict) for work in group if (verdict := verdicts[work.id]).code and work.keep_refused]
+            await self._quarantine.add(connection, refused)
+        return [verdicts[work.id] for work in group]
+
+    async def _write_samples(self, connection: Connection, works: list[Work]) -> dict[UUID, Verdict]:
+        if not works:
+            return {}
+        profiles, segment = await self._read_profiles(connection, works)
+        graded = self._grade(works, profiles)
+        # In the order of identities, so that two groups that share some wait for each other, never in a circle.
+        ordered = sorted(zip(works, graded, strict=True), key=lambda pair: _identity(pair[0].reading))
+        rows = [self._row(work, recipe, grading, profiles, segment) for work, (recipe, grading) in ordered]
+        inserted = await connection.fetch(INSERT_SAMPLES, *zip(*rows, strict=True))
+        fresh = {record[0] for record in inserted}
+        saved = [(work, grading) for work, (_, grading) in ordered if work.id in fresh]
+        await self._write_messages(connection, segment, [work for work, _ in saved])
+        verdicts = {work.id: _accepted("saved", grading.score, grading.grade) for work, grading in saved}
+        if len(saved) < len(ordered):
+            verdicts |= await self._judge_taken(connection, [work for work, _ in ordered if work.id not in fresh])
+        return verdicts
+
+    async def _read_profiles(
+        self, connection: Connection, works: list[Work]
+    ) -> tuple[dict[str, DeviceProfile], int | None]:
+        """The devices' records (made now for those unknown) and the segment that takes original messages."""
+        records = await connection.fetch(SELECT_PROFILES, sorted({work.lane for work in works}))
+        new = [record["device_id"] for record in records if not record["known"]]
+        if new:
+            await connection.execute(INSERT_DEVICES, new, max(work.received_at for work in works))
+        profiles = {
+            record["device_id"]: DeviceProfile(
+                record["site_code"], record["profile"], record["recipe"], bool(record["trust_defects"])
+            )
+            for record in records
+        }
+        return profiles, records[0]["segment"]
+
+    def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
+        """Each work's recipe and grading; every recipe grades all of its frames in one call."""
+        chosen = [self._recipes.choose(profiles[work.lane].recipe) for work in works]
+        graded: dict[int, tuple[Recipe, Grading]] = {}
+        for recipe in set(chosen):
+            mine = [number for number, other in enumerate(chosen) if other is recipe]
+            gradings = recipe.grade(
+                [works[number].reading.frame for number in mine],  # type: ignore[union-attr]
+                [profiles[works[number].lane] for number in mine],
+            )
+            graded |= {number: (recipe, grading) for number, grading in zip(mine, gradings, strict=True)}
+        return [graded[number] for number in range(len(works))]
+
+    def _row(
+        self,
+        work: Work,
+        recipe: Recipe,
+        grading: Grading,
+        profiles: dict[str, DeviceProfile],
+        segment: int | None,
+    ) -> tuple[object, ...]:
+        """One row of `samples`, in the order of `SAMPLE_COLUMNS`."""
+        r = work.reading
+        if r is None:
+            raise TypeError("a refused message has no row")
+        flags = r.flags
+        bucket_time = r.device_time
+        if not is_plausible(r.device_time, work.received_at, self._retention):
+            bucket_time = work.received_at
+            flags |= Flag.IMPLAUSIBLE_CLOCK
+        site_code = resolve_site(r.site_code, profiles[r.device_id].site_code, sent=r.site_sent)
+        if site_code not in self._sites:
+            flags |= Flag.UNKNOWN_SITE
+        if _disagrees(r, grading.grade):
+            flags |= Flag.CLAIM_DISAGREES
+        g = grading
+        return (
+            r.device_time, bucket_time, work.received_at, r.claimed_score, work.id,
+            g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
+            r.volume_mm3, r.temperature_c, r.humidity_percent, int(flags), segment, self._recipe_ids[recipe.name],
+            r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id, site_code, r.lot, r.lot_id,
+            r.farmer, r.origin, r.location, r.firmware_version, r.profile or profiles[r.device_id].profile,
+            work.content_hash, r.frame,
+        )  # fmt: skip
+
+    async def _write_messages(self, connection: Connection, segment: int | None, works: list[Work]) -> None:
+        if works:
+            await connection.execute(
+                INSERT_MESSAGES,
+                segment,
+                self._codec.codec,
+                [work.id for work in works],
+                [int(work.encoding) for work in works],
+                [work.body for work in works],
+            )
+
+    async def _judge_taken(self, connection: Connection, works: list[Work]) -> dict[UUID, Verdict]:
+        """Verdicts for identities that were taken: the same content is a duplicate, other content a conflict."""
+        identities = [_identity(work.reading) for work in works]
+        records = await connection.fetch(SELECT_STORED, *(list(column) for column in zip(*identities, strict=True)))
+        stored = {
+            record["number"] - 1: _Stored(
+                record["id"], record["content_hash"], record["score"], record["grade"], record["message_segment"]
+            )
+            for record in records
+        }
+        if len(stored) < len(works):
+            raise DatabaseUnavailableError("a row moved between partitions while its duplicate was judged; try again")
+        differing = [number for number, work in enumerate(works) if stored[number].content_hash != work.content_hash]
+        same = await self._same_content(connection, [(works[number], stored[number]) for number in differing])
+        verdicts = {}
+        for number, work in enumerate(works):
+            held = stored[number]
+            if held.id == work.id:  # our own earlier attempt, whose commit we did not hear of
+                verdicts[work.id] = _accepted("saved", held.score, held.grade)
+            elif number not in differing or work.id in same:
+                verdicts[work.id] = _accepted("duplicate", held.score, held.grade)
+            else:
+                verdicts[work.id] = Verdict(
+                    "error",
+                    code=Code.IDENTITY_CONFLICT,
+                    reason="this device already sent another content under this timestamp and sample_id",
+                )
+        return verdicts
+
+    async def _same_content(self, connection: Connection, pairs: list[tuple[Work, _Stored]]) -> set[UUID]:
+        """Those works that say the same as the stored original in other bytes (key order, spaces, encoding).
+
+        Where the original is no longer kept nothing can be compared: a conflict, which loses nothing.
+        """
+        if not pairs:
+            return set()
+        records = await connection.fetch(
+            SELECT_MESSAGES, list({held.segment for _, held in pairs}), list({held.id for _, held in pairs})
+        )
+        originals = {record["id"]: record for record in records}
+        same = set()
+        for work, held in pairs:
+            original = originals.get(held.id)
+            if original is not None:
+                before = self._codec.decompress(original["codec"], original["body"])
+                now = self._codec.decompress(self._codec.codec, work.body)
+                if _meaning(before, Encoding(original["encoding"])) == _meaning(now, work.encoding):
+                    same.add(work.id)
+        return same
+
+
+def _identity(reading: Reading | None) -> tuple[str, object, str]:
+    if reading is None:
+        raise TypeError("a refused message has no identity")
+    return reading.device_id, reading.device_time, reading.sample_id
+
+
+def _accepted(status: str, score: int | None, grade: str) -> Verdict:
+    """`score` is null where the reading could not be judged."""
+    known = score is not None and grade != NOT_GRADABLE
+    return Verdict(status, score=score / MICRO if known and score is not None else None, grade=grade)
+
+
+def _disagrees(reading: Reading, grade: str) -> bool:
+    if reading.claimed_grade in GRADES and reading.claimed_grade != grade:
+        return True
+    compliant = None if grade == NOT_GRADABLE else grade != "REJECT"
+    return reading.claimed_compliant is not None and compliant is not None and reading.claimed_compliant != compliant
+
+
+def _meaning(raw: bytes, encoding: Encoding) -> object:
+    """A message as plain values; the type that may be left out is filled in."""
+    decoded = msgspec.json.decode(raw) if encoding is Encoding.JSON else msgspec.msgpack.decode(raw)
+    return {"type": "sensor_data", **decoded}
