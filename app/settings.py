@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qs, urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, PostgresDsn, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 AuthMode = Literal["open", "keys"]
-_POSTGRES_DSN = TypeAdapter(PostgresDsn)
 
 
 def default_data_dir() -> Path:
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     data_dir: Path = Field(default_factory=default_data_dir)
     database_reads: int = Field(default=8, ge=1, le=100, description="connections for REST reads")
-    database_writers: int = Field(default=2, ge=1, le=16, description="commit groups under way at once")
+    database_writers: int = Field(default=3, ge=1, le=16, description="commit groups under way at once")
     query_deadline_s: float = Field(default=5.0, gt=0, le=300)
     commit_deadline_s: float = Field(default=10.0, gt=0, le=300)
 
@@ -87,11 +87,17 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        """A host in the netloc, or (for a socket folder) as the `host` parameter."""
         if value is not None:
+            shape = "must look like postgresql://user:password@host:5432/database"
             try:
-                _POSTGRES_DSN.validate_python(value.get_secret_value())
-            except ValidationError as error:
-                raise ValueError("must look like postgresql://user:password@host:5432/database") from error
+                parts = urlsplit(value.get_secret_value())
+                host = parts.hostname or parse_qs(parts.query).get("host")
+                port_is_a_number = parts.port is None or parts.port > 0
+            except ValueError as error:
+                raise ValueError(shape) from error
+            if parts.scheme not in ("postgresql", "postgres") or not host or not port_is_a_number:
+                raise ValueError(shape)
         return value
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ class Availability:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._away_since: float | None = None
+        self._served_at = clock.monotonic()
 
     @property
     def away(self) -> bool:
@@ -42,6 +43,7 @@ class Availability:
             log.warning("database away: samples are answered busy until it is back")
 
     def mark_back(self) -> None:
+        self._served_at = self._clock.monotonic()
         if self._away_since is not None:
             log.info("database back", away_s=round(self._clock.monotonic() - self._away_since, 2))
             self._away_since = None
@@ -53,10 +55,13 @@ class Availability:
     async def watch(self, database: Database) -> None:
         """Ask the database every second, with a deadline; runs until cancelled."""
         while True:
+            began = self._clock.monotonic()
             try:
                 await database.ping(CHECK_DEADLINE_S)
             except AppError:
-                self.mark_away()
+                # A commit since then says more than a question that our own load kept from its answer.
+                if self._served_at < began:
+                    self.mark_away()
             else:
                 self.mark_back()
             await asyncio.sleep(CHECK_EVERY_S)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.core.database import Database
     from app.sqal.availability import Availability
     from app.sqal.intake import Intake, Work
+    from app.sqal.prepare import Preparer
     from app.sqal.store import SampleStore
 
 FIRST_PAUSE_S: Final = 0.05
@@ -51,6 +52,7 @@ class Committer:
     def __init__(
         self,
         intake: Intake,
+        preparer: Preparer,
         store: SampleStore,
         database: Database,
         availability: Availability,
@@ -59,6 +61,7 @@ class Committer:
         on_committed: Callable[[Sequence[tuple[Work, Verdict]]], None],
     ) -> None:
         self._intake = intake
+        self._preparer = preparer
         self._store = store
         self._database = database
         self._availability = availability
@@ -71,6 +74,7 @@ class Committer:
         limits = self._limits
         while group := await self._intake.take_group(limits.rows, limits.bytes, limits.linger_s):
             try:
+                self._preparer.prepare(group)  # those taken before their own turn came
                 await self._commit(group)
             except Exception:  # a defect in one group must not stop ingest for all; it is logged whole
                 log.exception("a commit group was given up", rows=len(group))

@@ -1,16 +1,21 @@
 """The packed frame, version 1: everything of a reading that a recipe may look at, as integers (docs/frame.md).
 
 Little-endian. A header, the reported block (what the device derived, in 1e-6), then the planes that the mask names,
-in the order distance, reflectance, amplitude, ambient, status, channels. A plane is: width (u8: 0, 1, 2 or 4 bytes a
+in the order distance, reflectance, amplitude, ambient, status, channels. A plane is: width (u8: 0, 2 or 4 bytes a
 value; 0 = one u32 that stands for all), exponent (u8: value = integer / 10^exponent), then the integers row by row.
-Whole numbers are kept exactly; others with as many decimals (at most 4) as fit 16 bits.
+The exponent is the largest up to 4 with which the plane's greatest value fits 16 bits, so whole numbers are exact.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION: Final = 1
 CHANNEL_MAP_AS7341: Final = 1
@@ -23,18 +28,26 @@ PLANES: Final = (*MATRICES, "channels")
 MICRO: Final = 1_000_000
 ABSENT: Final = -1
 MAX_VALUE: Final = 2**32 - 1
+MAX_DISTANCE_MM: Final = 4_000
+MAX_STATUS: Final = 255
+PLANE_LIMITS: Final = (MAX_DISTANCE_MM, MAX_VALUE, MAX_VALUE, MAX_VALUE, MAX_STATUS)
+CHANNELS_BIT: Final = 1 << len(MATRICES)
 _U16 = 65_535
 # version, zones a side, plane mask, channel map, gain in halves (0 unknown), integration time in us (0 unknown)
 _HEADER = struct.Struct("<BBBBHI")
 # tof, spectral, freshness, fat quality, oxidation, colour uniformity, worst severity, defects (-1: unknown)
 _REPORTED = struct.Struct("<7ih")
 _PLANE = struct.Struct("<BB")
-_PACK = {(count, width): struct.Struct(f"<{count}{'_BH_I'[width]}") for count in (16, 64, 10) for width in (1, 2, 4)}
-_DIGITS = (10_000.0, 1_000.0, 100.0, 10.0)
+_CONSTANT = struct.Struct("<BBI")
+_CHANNELS = struct.Struct("<10H")
+_UNPACK = {(count, width): struct.Struct(f"<{count}{'__H_I'[width]}") for count in (16, 64, 10) for width in (2, 4)}
+_DOUBLES = {count: struct.Struct(f"={count}d") for zones in (16, 64) for count in range(zones, 5 * zones + 1, zones)}
+_U16LE, _U32LE = np.dtype("<u2"), np.dtype("<u4")
+_SCALES = np.array([1.0, 10.0, 100.0, 1_000.0, 10_000.0])
+_EXPONENT_LIMITS = np.array([6.5535, 65.535, 655.35, 6553.5])  # up to which 4, 3, 2, 1 decimals fit 16 bits
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(NamedTuple):
     """What the device derived itself: scores, indices and severities in 1e-6, -1 where it said nothing."""
 
     tof: int = ABSENT
@@ -54,12 +67,10 @@ class Plane:
     integers: tuple[int, ...]
     exponent: int
 
-    def values(self) -> list[int] | list[float]:
-        """The values as sent: integers where the plane holds whole numbers."""
-        if self.exponent == 0:
-            return list(self.integers)
+    def values(self) -> list[float]:
+        """The values, whole ones as integers."""
         scale = 10**self.exponent
-        return [value / scale for value in self.integers]
+        return [value / scale if value % scale else value // scale for value in self.integers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,50 +85,62 @@ class Frame:
     planes: dict[str, Plane]
 
 
-def encode_plane(values: list[float]) -> bytes:
-    """Pack 16 or 64 zones or 10 channels, each finite and 0 <= value <= 4294967295 (checked by the caller)."""
-    exponent = 0
-    integers = list(map(int, values))
-    if integers != values:
-        top = max(values)
-        for digits, scale in zip((4, 3, 2, 1), _DIGITS, strict=True):
-            if top * scale <= _U16:
-                exponent = digits
-                integers = [round(value * scale) for value in values]
-                break
-        else:
-            integers = list(map(round, values))
-    top_integer = max(integers)
-    if top_integer == min(integers):
-        return struct.pack("<BBI", 0, exponent, top_integer)
-    if top_integer < 256:  # noqa: PLR2004
-        return _PLANE.pack(1, exponent) + bytes(integers)
-    width = 2 if top_integer <= _U16 else 4
-    return _PLANE.pack(width, exponent) + _PACK[len(integers), width].pack(*integers)
+def encode_matrices(samples: list[list[float]], mask: int, side: int) -> list[bytes | None]:
+    """Pack the zone matrices of many samples at once, each given as its planes' zones one after the other.
+
+    `mask` says which of `MATRICES` they have, the same for all. None for a sample with a value that is not finite,
+    negative, or above its plane's limit (`PLANE_LIMITS`). Thirty at once cost a third of thirty times one.
+    """
+    zones, planes = side * side, mask.bit_count()
+    pack = _DOUBLES[planes * zones].pack  # three times faster than np.array
+    values = np.frombuffer(b"".join([pack(*flat) for flat in samples])).reshape(-1, planes, zones)
+    lows, tops = values.min(axis=2), values.max(axis=2)
+    limits = np.array([limit for bit, limit in enumerate(PLANE_LIMITS) if mask & (1 << bit)])
+    valid = ((lows >= 0) & (tops <= limits)).all(axis=1)  # a NaN makes both ends NaN, and comparisons with it false
+    if not valid.all():
+        values = np.where(valid[:, None, None], values, 0.0)
+        lows, tops = np.where(valid[:, None], lows, 0.0), np.where(valid[:, None], tops, 0.0)
+    exponents = len(_EXPONENT_LIMITS) - np.searchsorted(_EXPONENT_LIMITS, tops)
+    scaled = np.rint(values * _SCALES[exponents][:, :, None])
+    narrow = np.minimum(scaled, _U16).astype(_U16LE).tobytes()
+    heads = zip(valid.tolist(), lows.tolist(), tops.tolist(), exponents.tolist(), strict=True)
+    return [
+        _join_planes(low, top, exponent, narrow, number, scaled) if ok else None
+        for number, (ok, low, top, exponent) in enumerate(heads)
+    ]
 
 
-def encode_frame(
-    side: int,
-    gain: float | None,
-    integration_ms: float | None,
-    reported: Reported,
-    planes: list[list[float] | None],
+def _join_planes(
+    lows: list[float], tops: list[float], exponents: list[int], narrow: bytes, number: int, scaled: NDArray[np.float64]
 ) -> bytes:
-    """Pack a reading; `planes` in the order of `PLANES`, None where the message had none."""
-    mask = 0
-    body = []
-    for bit, values in enumerate(planes):
-        if values is not None:
-            mask |= 1 << bit
-            body.append(encode_plane(values))
-    head = _HEADER.pack(
-        VERSION, side, mask, CHANNEL_MAP_AS7341, round((gain or 0) * 2), round((integration_ms or 0) * 1000)
-    )
-    r = reported
-    block = _REPORTED.pack(
-        r.tof, r.spectral, r.freshness, r.fat_quality, r.oxidation, r.color_uniformity, r.worst_severity, r.defects
-    )
-    return b"".join((head, block, *body))
+    """The planes of sample `number`, each with its head."""
+    size = scaled.shape[2] * 2
+    at = number * len(tops) * size
+    parts = []
+    for row, (low, top, exponent) in enumerate(zip(lows, tops, exponents, strict=True)):
+        if low == top:
+            parts.append(_CONSTANT.pack(0, exponent, int(scaled[number, row, 0])))
+        elif exponent or top <= _U16:
+            parts += (_PLANE.pack(2, exponent), narrow[at : at + size])
+        else:
+            parts += (_PLANE.pack(4, exponent), scaled[number, row].astype(_U32LE).tobytes())
+        at += size
+    return b"".join(parts)
+
+
+def encode_channels(counts: list[float]) -> bytes:
+    """Pack the channels; counts are 0..65535 (checked by the caller), whole numbers unless a firmware averages."""
+    whole = list(map(int, counts))
+    if whole == counts:
+        return _PLANE.pack(2, 0) + _CHANNELS.pack(*whole)
+    exponent = int(len(_EXPONENT_LIMITS) - np.searchsorted(_EXPONENT_LIMITS, max(counts)))
+    return _PLANE.pack(2, exponent) + _CHANNELS.pack(*(round(count * 10**exponent) for count in counts))
+
+
+def encode_head(side: int, mask: int, gain: float | None, integration_ms: float | None, reported: Reported) -> bytes:
+    """What comes before the planes; `mask` names the zone matrices, the channels are always there."""
+    exposure = (round((gain or 0) * 2), round((integration_ms or 0) * 1000))
+    return _HEADER.pack(VERSION, side, mask | CHANNELS_BIT, CHANNEL_MAP_AS7341, *exposure) + _REPORTED.pack(*reported)
 
 
 def decode_reported(frame: bytes) -> Reported:
@@ -155,7 +178,7 @@ def _decode_plane(frame: bytes, position: int, count: int) -> tuple[Plane, int]:
     if width == 0:
         (value,) = struct.unpack_from("<I", frame, position)
         return Plane((value,) * count, exponent), position + 4
-    return Plane(_PACK[count, width].unpack_from(frame, position), exponent), position + count * width
+    return Plane(_UNPACK[count, width].unpack_from(frame, position), exponent), position + count * width
 
 
 def frame_as_json(frame: Frame) -> dict[str, object]:

@@ -52,7 +52,7 @@ class Refusal:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One sample message on its way to its verdict: either `reading` or `refusal` is set."""
+    """One sample message on its way to its verdict: once prepared, either `reading` or `refusal` is set."""
 
     origin: Origin
     id: UUID
@@ -62,8 +62,10 @@ class Work:
     encoding: Encoding
     peer: str | None
     size_bytes: int
-    body: bytes
-    content_hash: bytes
+    raw: bytes = b""
+    """The message as it came; given up when `body` holds it compressed."""
+    body: bytes = b""
+    content_hash: bytes = b""
     reading: Reading | None = None
     refusal: Refusal | None = None
     keep_refused: bool = True
@@ -81,7 +83,7 @@ class Work:
     @property
     def cost(self) -> int:
         """Bytes that this work holds in memory, nearly."""
-        return OVERHEAD_BYTES + len(self.body) + (len(self.reading.frame) if self.reading else 0)
+        return OVERHEAD_BYTES + self.size_bytes
 
 
 class Intake:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
@@ -12,17 +13,24 @@ import msgspec
 
 from app.sqal.errors import Code, RefusalError
 from app.sqal.flags import Flag
-from app.sqal.frame import ABSENT, CHANNELS, MAX_VALUE, MICRO, Reported, encode_frame
-from app.sqal.wire import Encoding, Matrices, SensorData, TofBlock, decode_defects
+from app.sqal.frame import (
+    ABSENT,
+    CHANNELS,
+    MICRO,
+    PLANE_LIMITS,
+    Reported,
+    encode_channels,
+    encode_head,
+    encode_matrices,
+)
+from app.sqal.wire import Encoding, FusionBlock, Matrices, SampleMeta, SensorData, TofBlock, decode_defects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from app.sqal.wire import FusionBlock, Matrix, SpectralBlock
+    from app.sqal.wire import Matrix, SpectralBlock
 
-MAX_DISTANCE_MM: Final = 4_000
 MIN_DISTANCE_MM: Final = 20
-MAX_STATUS: Final = 255
 MAX_COUNTS: Final = 65_535
 GAINS: Final = (0.5, 512.0)
 MAX_INTEGRATION_MS: Final = 60_000
@@ -32,14 +40,38 @@ MAX_DEFECTS: Final = 30_000
 AHEAD: Final = timedelta(minutes=5)
 GRADES: Final = ("A+", "A", "B", "C", "REJECT")
 NOT_GRADABLE: Final = "NOT_GRADABLE"
+# Plain integers: an IntFlag's | costs more than the rest of a check.
+DISTANCE_BELOW_RANGE: Final = int(Flag.DISTANCE_BELOW_RANGE)
+STATUS_UNKNOWN: Final = int(Flag.STATUS_UNKNOWN)
+MISSING_GAIN: Final = int(Flag.MISSING_GAIN)
+ODD_CLAIM: Final = int(Flag.ODD_CLAIM)
+ODD_TEXT: Final = int(Flag.ODD_TEXT)
+UNREADABLE_DEFECTS: Final = int(Flag.UNREADABLE_DEFECTS)
+_MATRIX_NAMES: Final = (
+    ("distance_matrix", 0),
+    ("reflectance_matrix", int(Flag.MISSING_REFLECTANCE)),
+    ("amplitude_matrix", int(Flag.MISSING_AMPLITUDE)),
+    ("ambient_matrix", int(Flag.MISSING_AMBIENT)),
+    ("status_matrix", STATUS_UNKNOWN),
+)
+_SCORE_NAMES: Final = (
+    "fusion.final_score", "fusion.tof_score", "fusion.spectral_score", "fusion.vl53l8ch_score", "fusion.as7341_score",
+    "fusion.confidence_level", "fusion.weight_tof", "fusion.weight_spectral", "fusion.tof_contribution",
+    "fusion.spectral_contribution", "vl53l8ch.quality_score", "as7341.quality_score", "as7341.freshness_index",
+    "as7341.fat_quality_index", "as7341.oxidation_index", "as7341.color_uniformity",
+)  # fmt: skip
+STATUS_BIT: Final = 1 << 4
+_ROW_LENGTHS: Final = {side: [side] * side for side in (4, 8)}
+_ALL_VALID: Final = {5.0}
+_NO_FUSION: Final = FusionBlock()
+_NO_META: Final = SampleMeta()
 _DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,63}\Z")
 _SITE = re.compile(r"[A-Z]{2}\Z")
 _SITE_IN_ID = re.compile(r"[A-Za-z0-9]+[_-](?:(?:DEMO|DOCKER)[_-])?([A-Z]{2})(?:[_-]|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_UNIT = (0.0, 1.0)
 
 
-class Reading(msgspec.Struct, frozen=True, gc=False):
+class Reading(msgspec.Struct, gc=False):
     """One valid reading, as it will be stored; times in UTC, scores as the device claimed them (0..1)."""
 
     device_id: str
@@ -65,12 +97,24 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     profile: str | None
 
 
+class Draft(msgspec.Struct, gc=False):
+    """A reading whose matrices are not packed yet: that is done for many at once."""
+
+    reading: Reading
+    side: int
+    mask: int
+    zones: list[float]
+    channels: bytes
+
+
 def parse_time(text: str | None) -> datetime:
     """ISO 8601, naive means UTC. Raises RefusalError for a missing or unreadable one."""
     if not text:
         raise RefusalError(Code.MISSING_FIELD, "timestamp is missing")
     try:
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is UTC:
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise RefusalError(Code.INVALID_TIMESTAMP, "timestamp is not an ISO 8601 date and time") from error
@@ -82,65 +126,84 @@ def is_plausible(device_time: datetime, now: datetime, retention: timedelta) -> 
 
 
 def read_device_id(value: str | None) -> str:
+    """A device's name, checked. Raises RefusalError for a missing or odd one."""
     if not value:
         raise RefusalError(Code.MISSING_FIELD, "device_id is missing")
-    if not _DEVICE_ID.match(value):
+    if not _is_device_id(value):
         raise RefusalError(Code.INVALID_IDENTITY, "device_id must be 1 to 64 letters, digits, or . _ : -")
     return value
+
+
+@lru_cache(4_096)
+def _is_device_id(value: str) -> bool:
+    return _DEVICE_ID.match(value) is not None
 
 
 def _read_sample_id(value: str | int | None) -> str:
     if value is None or value == "":
         raise RefusalError(Code.MISSING_FIELD, "sample_id is missing")
     text = str(value)
-    if len(text) > MAX_TEXT or _CONTROL.search(text):
+    if len(text) > MAX_TEXT or (not text.isprintable() and _CONTROL.search(text)):
         raise RefusalError(Code.INVALID_IDENTITY, f"sample_id must be 1 to {MAX_TEXT} characters, none of them control")
     return text
 
 
-def read_sample(message: SensorData, encoding: Encoding) -> Reading:
-    """Check a `sensor_data` message and pack it. Raises RefusalError for what cannot be stored."""
+def read_sample(message: SensorData, encoding: Encoding) -> Draft:
+    """Check a `sensor_data` message, all but the values of its matrices. RefusalError for what cannot be stored."""
     device_id = read_device_id(message.device_id)
     sample_id = _read_sample_id(message.sample_id)
     device_time = parse_time(message.timestamp)
-    tof, spectral, fusion = message.vl53l8ch, message.as7341, message.fusion
+    tof, spectral, fusion = message.vl53l8ch, message.as7341, message.fusion or _NO_FUSION
     if tof is None:
         raise RefusalError(Code.MISSING_FIELD, "vl53l8ch is missing")
     if spectral is None:
         raise RefusalError(Code.MISSING_FIELD, "as7341 is missing")
-    side, planes, flags = _read_matrices(tof)
-    planes.append(_read_channels(spectral))
+    side, mask, zones, flags = _read_matrices(tof)
+    channels = _read_channels(spectral)
     gain, integration_ms = _read_exposure(spectral)
     if gain is None:
-        flags |= Flag.MISSING_GAIN
-    if fusion is not None:
-        _check_fusion(fusion)
+        flags |= MISSING_GAIN
+    _check_scores(tof, spectral, fusion)
     reported, defect_flags = _read_reported(tof, spectral, fusion, encoding)
-    flags |= defect_flags
     claimed_grade, claimed_compliant, claim_flags = _read_claim(fusion)
-    flags |= claim_flags
-    meta = message.meta
-    temperature = _bounded("meta.temperature_c", meta.temperature_c if meta else None, -273.15, 1_000)
-    humidity = _bounded("meta.humidity_percent", meta.humidity_percent if meta else None, 0, 100)
-    texts, text_flags = _read_texts(message)
+    meta = message.meta or _NO_META
+    texts, text_flags = _read_texts(message, meta)
     site_code, site_sent = _read_site(message.site_code, device_id)
-    return Reading(
-        device_id=device_id,
-        sample_id=sample_id,
-        timestamp=message.timestamp or "",
-        device_time=device_time,
-        frame=encode_frame(side, gain, integration_ms, reported, planes),
-        flags=int(flags | text_flags),
-        claimed_score=fusion.final_score if fusion else None,
-        claimed_grade=claimed_grade,
-        claimed_compliant=claimed_compliant,
-        volume_mm3=_bounded("vl53l8ch.volume_mm3", tof.volume_mm3, 0, 1e12),
-        temperature_c=temperature,
-        humidity_percent=humidity,
-        site_code=site_code,
-        site_sent=site_sent,
-        **texts,
+    reading = Reading(
+        device_id,
+        sample_id,
+        message.timestamp or "",
+        device_time,
+        encode_head(side, mask, gain, integration_ms, reported),
+        flags | defect_flags | claim_flags | text_flags,
+        fusion.final_score,
+        claimed_grade,
+        claimed_compliant,
+        _bounded("vl53l8ch.volume_mm3", tof.volume_mm3, 0, 1e12),
+        _bounded("meta.temperature_c", meta.temperature_c, -273.15, 1_000),
+        _bounded("meta.humidity_percent", meta.humidity_percent, 0, 100),
+        site_code,
+        site_sent,
+        *texts,
     )
+    return Draft(reading, side, mask, zones, channels)
+
+
+def finish_drafts(drafts: Sequence[Draft]) -> list[RefusalError | None]:
+    """Check and pack the matrices of many drafts, completing their readings' frames; a refusal for each that is bad."""
+    outcomes: list[RefusalError | None] = [None] * len(drafts)
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for number, draft in enumerate(drafts):
+        shapes.setdefault((draft.side, draft.mask), []).append(number)
+    for (side, mask), numbers in shapes.items():
+        packed = encode_matrices([drafts[number].zones for number in numbers], mask, side)
+        for number, planes in zip(numbers, packed, strict=True):
+            draft = drafts[number]
+            if planes is None:
+                outcomes[number] = _blame(draft)
+            else:
+                draft.reading.frame += planes + draft.channels
+    return outcomes
 
 
 def _bounded(name: str, value: float | None, low: float, high: float) -> float | None:
@@ -160,62 +223,64 @@ def _find(tof: TofBlock, name: str) -> Matrix | None:
     return None
 
 
-def _flatten(name: str, matrix: Matrix, side: int) -> list[float]:
-    flat = list(chain.from_iterable(matrix))
-    if len(matrix) != side or len(flat) != side * side or any(len(row) != side for row in matrix):
-        raise RefusalError(Code.INVALID_MATRIX, f"vl53l8ch.{name} must be {side} rows of {side}")
-    return flat
-
-
-def _check_range(name: str, values: list[float], high: float) -> None:
-    # A NaN hides from min and max, but not from a sum; the second look is for a sum that overflowed.
-    if not isfinite(sum(values)) and not all(map(isfinite, values)):
-        raise RefusalError(Code.NOT_FINITE, f"{name} holds a value that is not a finite number")
-    if min(values) < 0 or max(values) > high:
-        raise RefusalError(Code.OUT_OF_RANGE, f"{name} holds a value outside 0..{high}")
-
-
-def _read_matrices(tof: TofBlock) -> tuple[int, list[list[float] | None], Flag]:
+def _read_matrices(tof: TofBlock) -> tuple[int, int, list[float], int]:
+    """(zones a side, mask of matrices, their zones one after the other, flags); the shapes checked, not the values."""
     distance = _find(tof, "distance_matrix")
     if distance is None:
         raise RefusalError(Code.MISSING_FIELD, "vl53l8ch.distance_matrix is missing")
     side = 4 if len(distance) == 4 else 8  # noqa: PLR2004
-    zones = _flatten("distance_matrix", distance, side)
-    _check_range("vl53l8ch.distance_matrix", zones, MAX_DISTANCE_MM)
-    flags = Flag.DISTANCE_BELOW_RANGE if min(zones) < MIN_DISTANCE_MM else Flag(0)
-    planes: list[list[float] | None] = [zones]
-    for name, high, missing in (
-        ("reflectance_matrix", MAX_VALUE, Flag.MISSING_REFLECTANCE),
-        ("amplitude_matrix", MAX_VALUE, Flag.MISSING_AMPLITUDE),
-        ("ambient_matrix", MAX_VALUE, Flag.MISSING_AMBIENT),
-        ("status_matrix", MAX_STATUS, Flag.STATUS_UNKNOWN),
-    ):
+    lengths = _ROW_LENGTHS[side]
+    zones: list[float] = []
+    mask = flags = 0
+    for bit, (name, missing) in enumerate(_MATRIX_NAMES):
         matrix = _find(tof, name)
         if matrix is None:
             flags |= missing
-            planes.append(None)
             continue
-        values = _flatten(name, matrix, side)
-        _check_range(f"vl53l8ch.{name}", values, high)
-        planes.append(values)
-    status = planes[-1]
-    if status is not None:
-        if any(value % 1 for value in status):
-            raise RefusalError(Code.INVALID_TYPE, "vl53l8ch.status_matrix must hold whole numbers")
-        if not any(status):
-            flags |= Flag.STATUS_UNKNOWN
-    return side, planes, flags
+        if list(map(len, matrix)) != lengths:
+            raise RefusalError(Code.INVALID_MATRIX, f"vl53l8ch.{name} must be {side} rows of {side}")
+        mask |= 1 << bit
+        zones += chain.from_iterable(matrix)
+    if min(zones[: side * side]) < MIN_DISTANCE_MM:
+        flags |= DISTANCE_BELOW_RANGE
+    if mask & STATUS_BIT:
+        flags |= _read_status(zones[-side * side :])
+    return side, mask, zones, flags
 
 
-def _read_channels(spectral: SpectralBlock) -> list[float]:
-    if spectral.channels is None:
+def _read_status(status: list[float]) -> int:
+    kinds = set(status)
+    if kinds != _ALL_VALID and any(value % 1 for value in kinds if isfinite(value)):
+        raise RefusalError(Code.INVALID_TYPE, "vl53l8ch.status_matrix must hold whole numbers")
+    return STATUS_UNKNOWN if kinds == {0.0} else 0
+
+
+def _blame(draft: Draft) -> RefusalError:
+    """Which matrix holds a value that it must not."""
+    size = draft.side * draft.side
+    present = [bit for bit in range(len(_MATRIX_NAMES)) if draft.mask & (1 << bit)]
+    for row, bit in enumerate(present):
+        name, limit = _MATRIX_NAMES[bit][0], PLANE_LIMITS[bit]
+        values = draft.zones[row * size : (row + 1) * size]
+        if not all(map(isfinite, values)):
+            return RefusalError(Code.NOT_FINITE, f"vl53l8ch.{name} holds a value that is not a finite number")
+        if min(values) < 0 or max(values) > limit:
+            return RefusalError(Code.OUT_OF_RANGE, f"vl53l8ch.{name} holds a value outside 0..{limit}")
+    return RefusalError(Code.OUT_OF_RANGE, "a matrix holds a value out of range")
+
+
+def _read_channels(spectral: SpectralBlock) -> bytes:
+    channels = spectral.channels
+    if channels is None:
         raise RefusalError(Code.MISSING_FIELD, "as7341.channels is missing")
     try:
-        counts = [spectral.channels[name] for name in CHANNELS]
+        counts = [channels[name] for name in CHANNELS]
     except KeyError as error:
         raise RefusalError(Code.MISSING_FIELD, f"as7341.channels.{error.args[0]} is missing") from error
-    _check_range("as7341.channels", counts, MAX_COUNTS)
-    return counts
+    if not (min(counts) >= 0 and max(counts) <= MAX_COUNTS and isfinite(sum(counts))):
+        for name, count in zip(CHANNELS, counts, strict=True):
+            _bounded(f"as7341.channels.{name}", count, 0, MAX_COUNTS)
+    return encode_channels(counts)
 
 
 def _read_exposure(spectral: SpectralBlock) -> tuple[float | None, float | None]:
@@ -230,63 +295,61 @@ def _read_exposure(spectral: SpectralBlock) -> tuple[float | None, float | None]
     )
 
 
-def _check_fusion(fusion: FusionBlock) -> None:
-    for name in ("final_score", "vl53l8ch_score", "as7341_score", "confidence_level"):
-        _bounded(f"fusion.{name}", getattr(fusion, name), *_UNIT)
-    for first, second in (("weight_tof", "weight_spectral"), ("tof_contribution", "spectral_contribution")):
-        one = _bounded(f"fusion.{first}", getattr(fusion, first), *_UNIT)
-        other = _bounded(f"fusion.{second}", getattr(fusion, second), *_UNIT)
+def _check_scores(tof: TofBlock, spectral: SpectralBlock, fusion: FusionBlock) -> None:
+    """Every score, index and weight is within 0..1 or absent, and weights add up."""
+    f, s = fusion, spectral
+    values = (
+        f.final_score, f.tof_score, f.spectral_score, f.vl53l8ch_score, f.as7341_score, f.confidence_level,
+        f.weight_tof, f.weight_spectral, f.tof_contribution, f.spectral_contribution, tof.quality_score,
+        s.quality_score, s.freshness_index, s.fat_quality_index, s.oxidation_index, s.color_uniformity,
+    )  # fmt: skip
+    for name, value in zip(_SCORE_NAMES, values, strict=True):
+        if value is not None and not 0.0 <= value <= 1.0:
+            _bounded(name, value, 0, 1)
+    for one, other in ((f.weight_tof, f.weight_spectral), (f.tof_contribution, f.spectral_contribution)):
         if one is not None and other is not None and abs(one + other - 1.0) > WEIGHT_TOLERANCE:
-            raise RefusalError(Code.INVALID_WEIGHTS, f"fusion.{first} and fusion.{second} must add up to 1")
+            raise RefusalError(Code.INVALID_WEIGHTS, "the weights of tof and spectral must add up to 1")
 
 
-def _micro(name: str, value: float | None) -> int:
-    if _bounded(name, value, *_UNIT) is None or value is None:
-        return ABSENT
-    return round(value * MICRO)
+def _micro(value: float | None) -> int:
+    return ABSENT if value is None else round(value * MICRO)
 
 
 def _read_reported(
-    tof: TofBlock, spectral: SpectralBlock, fusion: FusionBlock | None, encoding: Encoding
-) -> tuple[Reported, Flag]:
-    """What the device derived: `fusion`'s sub-scores first, else each sensor block's own."""
-    tof_block = _micro("vl53l8ch.quality_score", tof.quality_score)
-    spectral_block = _micro("as7341.quality_score", spectral.quality_score)
-    tof_fused = _micro("fusion.tof_score", fusion.tof_score) if fusion else ABSENT
-    spectral_fused = _micro("fusion.spectral_score", fusion.spectral_score) if fusion else ABSENT
+    tof: TofBlock, spectral: SpectralBlock, fusion: FusionBlock, encoding: Encoding
+) -> tuple[Reported, int]:
+    """What the device derived: `fusion`'s sub-scores first, else each sensor block's own; and flags."""
     worst, number, flags = _read_defects(tof, fusion, encoding)
     reported = Reported(
-        tof=tof_fused if tof_fused != ABSENT else tof_block,
-        spectral=spectral_fused if spectral_fused != ABSENT else spectral_block,
-        freshness=_micro("as7341.freshness_index", spectral.freshness_index),
-        fat_quality=_micro("as7341.fat_quality_index", spectral.fat_quality_index),
-        oxidation=_micro("as7341.oxidation_index", spectral.oxidation_index),
-        color_uniformity=_micro("as7341.color_uniformity", spectral.color_uniformity),
-        worst_severity=worst,
-        defects=number,
+        _micro(tof.quality_score if fusion.tof_score is None else fusion.tof_score),
+        _micro(spectral.quality_score if fusion.spectral_score is None else fusion.spectral_score),
+        _micro(spectral.freshness_index),
+        _micro(spectral.fat_quality_index),
+        _micro(spectral.oxidation_index),
+        _micro(spectral.color_uniformity),
+        worst,
+        number,
     )
     return reported, flags
 
 
-def _read_defects(tof: TofBlock, fusion: FusionBlock | None, encoding: Encoding) -> tuple[int, int, Flag]:
+def _read_defects(tof: TofBlock, fusion: FusionBlock, encoding: Encoding) -> tuple[int, int, int]:
     """(worst severity in 1e-6, number, flags) of the first list present; an unreadable list is flagged, not refused."""
-    places = (fusion.defects, fusion.combined_defects, tof.defects) if fusion else (tof.defects,)
+    places = (fusion.defects, fusion.combined_defects, tof.defects)
     try:
         defects = next((found for raw in places if (found := decode_defects(raw, encoding)) is not None), None)
     except (msgspec.DecodeError, RecursionError):
-        return ABSENT, ABSENT, Flag.UNREADABLE_DEFECTS
+        return ABSENT, ABSENT, UNREADABLE_DEFECTS
     if defects is None:
-        return ABSENT, ABSENT, Flag(0)
+        return ABSENT, ABSENT, 0
     severities = [defect.severity for defect in defects if defect.severity is not None]
     if len(defects) > MAX_DEFECTS or not all(0 <= severity <= 1 for severity in severities):
-        return ABSENT, ABSENT, Flag.UNREADABLE_DEFECTS
-    return round(max(severities, default=0.0) * MICRO), len(defects), Flag(0)
+        return ABSENT, ABSENT, UNREADABLE_DEFECTS
+    return round(max(severities, default=0.0) * MICRO), len(defects), 0
 
 
-def _read_claim(fusion: FusionBlock | None) -> tuple[str | None, bool | None, Flag]:
+def _read_claim(fusion: FusionBlock) -> tuple[str | None, bool | None, int]:
     """The claimed grade as text and compliance; an unknown label is kept and flagged, never read as one of ours."""
-    if fusion is None:
-        return None, None, Flag(0)
     compliant = fusion.is_compliant
     if compliant is None and fusion.foie_gras_metrics is not None:
         compliant = fusion.foie_gras_metrics.is_compliant
@@ -294,7 +357,7 @@ def _read_claim(fusion: FusionBlock | None) -> tuple[str | None, bool | None, Fl
     odd = odd or (grade is not None and grade not in GRADES and grade != NOT_GRADABLE)
     if compliant is not None and not isinstance(compliant, bool):
         compliant, odd = None, True
-    return grade, compliant, Flag.ODD_CLAIM if odd else Flag(0)
+    return grade, compliant, ODD_CLAIM if odd else 0
 
 
 def _text(value: Any) -> tuple[str | None, bool]:
@@ -311,16 +374,19 @@ def _text(value: Any) -> tuple[str | None, bool]:
 
 def read_texts(values: Iterable[Any]) -> tuple[list[str | None], bool]:
     """Each value as a short clean text or None, and whether any was odd."""
-    pairs = [_text(value) for value in values]
-    return [text for text, _ in pairs], any(odd for _, odd in pairs)
+    texts, odd = [], False
+    for value in values:
+        if value is None or (type(value) is str and 0 < len(value) <= MAX_TEXT and value.isprintable()):
+            texts.append(value)
+        else:
+            text, strange = _text(value)
+            texts.append(text)
+            odd = odd or strange
+    return texts, odd
 
 
-def _read_texts(message: SensorData) -> tuple[dict[str, str | None], Flag]:
-    meta = message.meta
-    firmware = message.firmware_version
-    if firmware is None and meta is not None:
-        firmware = meta.firmware_version
-    names = ("lot", "lot_id", "farmer", "origin", "location", "firmware_version", "profile")
+def _read_texts(message: SensorData, meta: SampleMeta) -> tuple[list[str | None], int]:
+    """Lot, lot id, farmer, origin, location, firmware, profile; and flags."""
     texts, odd = read_texts(
         (
             message.lot_abattage,
@@ -328,19 +394,19 @@ def _read_texts(message: SensorData) -> tuple[dict[str, str | None], Flag]:
             message.eleveur,
             message.provenance,
             message.location,
-            firmware,
-            meta.config_profile if meta else None,
+            meta.firmware_version if message.firmware_version is None else message.firmware_version,
+            meta.config_profile,
         )
     )
     if texts[0] is None:
         texts[0] = texts[1]
-    return dict(zip(names, texts, strict=True)), Flag.ODD_TEXT if odd else Flag(0)
+    return texts, ODD_TEXT if odd else 0
 
 
 def _read_site(sent: Any, device_id: str) -> tuple[str | None, bool]:
     """(site, whether it was sent). A sent value that is no site code means unknown, never something else."""
     if sent is not None and sent != "":
-        return (sent if isinstance(sent, str) and _SITE.match(sent) else None), True
+        return (sent if isinstance(sent, str) and is_site_code(sent) else None), True
     return site_in_id(device_id), False
 
 
@@ -348,6 +414,7 @@ def is_site_code(text: str) -> bool:
     return _SITE.match(text) is not None
 
 
+@lru_cache(4_096)
 def site_in_id(device_id: str) -> str | None:
     """The second part of a device id (the third, after DEMO or DOCKER) when that is two capital letters."""
     match = _SITE_IN_ID.match(device_id)

@@ -166,6 +166,7 @@ class DeviceSession:
     # Reading
 
     async def _read(self) -> None:
+        taken = 0
         while not self._end.done():
             event = await self._receive()
             if event["type"] != "websocket.receive":
@@ -177,6 +178,9 @@ class DeviceSession:
             else:
                 await self._take(event["bytes"], Encoding.MSGPACK)
             self._handling = False
+            taken += 1
+            if taken % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # what is received already is handed over without a pause: give others a turn
 
     async def _take(self, raw: bytes, encoding: Encoding) -> None:
         """One message: a bad one costs its sender an error, nobody anything else."""
@@ -263,7 +267,7 @@ class DeviceSession:
 
     async def _refuse(self, raw: bytes, encoding: Encoding, refusal: RefusalError, *, counted: bool) -> None:
         """Refusals are committed (to quarantine) before they are answered, like everything else."""
-        work = self._ingest.preparer.refused(raw, encoding, self, self._peer, refusal)
+        work = self._ingest.preparer.sample(raw, encoding, self, self._peer, refusal)
         await self._submit(work, counted=counted)
 
     async def _submit(self, work: Work, *, counted: bool = True) -> None:
@@ -281,9 +285,11 @@ class DeviceSession:
         accepted = not ingest.availability.away and (
             ingest.intake.offer(work) or await ingest.intake.offer_within(work, ROOM_WAIT_S)
         )
-        if not accepted:
+        if accepted:
+            ingest.preparer.prepare_soon(work)
+        else:
             work.answer(busy(ingest.availability))
-        elif ingest.intake.nearly_full:
+        if ingest.intake.nearly_full:
             self._slow_down(work.encoding)
 
     def _slow_down(self, encoding: Encoding) -> None:

@@ -195,6 +195,7 @@ _SAMPLE_ID = re.compile(rb'"sample_id"\s*:\s*"([\x20\x21\x23-\x5b\x5d-\x7e]{1,12
 _DEVICE_ID = re.compile(rb'"device_id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,64})"')
 _NOT_FINITE = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 GLANCE_BYTES: Final = 256 * 1024
+GLANCE_DEVICE_BYTES: Final = 512
 
 
 def decode_type(raw: bytes, encoding: Encoding) -> str:
@@ -232,6 +233,12 @@ def glance_ids(raw: bytes | Raw, encoding: Encoding) -> Ids:
         return Ids(device[1].decode() if device else None, sample[1].decode() if sample else None)
     else:
         return ids
+
+
+def glance_device(raw: bytes) -> str:
+    """Whose message this seems to be, for sharing the queue fairly; empty when its first bytes do not show it."""
+    match = _DEVICE_ID.search(raw, 0, GLANCE_DEVICE_BYTES)
+    return match[1].decode() if match else ""
 
 
 def holds_not_finite(raw: bytes) -> bool:
