@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 CONNECT_DEADLINE_S = 3.0
 # SQLSTATE classes that say "not now" about the server, not about what was asked: connection, resources, operator
-# intervention, system error, and read-only or serialisation trouble that a later try does not meet.
+# intervention, system error, and read-only or serialisation trouble that a later try does not meet. 23514 too: our
+# tables have no checks but their partitions' bounds, which move when a partition is made or dropped.
 AWAY_CLASSES = ("08", "53", "57", "58")
-AWAY_CODES = ("25006", "40001", "40P01", "55P03", "55006")
+AWAY_CODES = ("25006", "40001", "40P01", "55P03", "55006", "23514")
 
 
 def is_away(error: BaseException) -> bool:
@@ -79,14 +80,15 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, deadline_s: float | None = None) -> AsyncIterator[Connection]:
-        deadline = asyncio.get_running_loop().time() + (deadline_s or self._deadline_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (deadline_s or self._deadline_s)
         try:
             async with asyncio.timeout_at(deadline):
                 await self._free.acquire()
         except TimeoutError as error:
             raise DatabaseBusyError from error
         try:
-            async with asyncio.timeout_at(deadline), self._lend() as connection:
+            async with self._lend(deadline) as connection:
                 yield connection
         except Exception as error:
             if is_away(error):
@@ -96,12 +98,16 @@ class Database:
             self._free.release()
 
     @asynccontextmanager
-    async def _lend(self) -> AsyncIterator[Connection]:
-        """A connection that is cut, not given back, after a cancellation or timeout: its state is unknown then."""
+    async def _lend(self, deadline: float) -> AsyncIterator[Connection]:
+        """A connection that is cut at the deadline: a cancelled statement would wait for its ROLLBACK, for as long as
+        a stalled server likes. Cut too, not given back, when it was left in an unknown state.
+        """
         pool = self._pool
         if pool is None:
             raise DatabaseUnavailableError("the database is not open")
-        connection = await pool.acquire()
+        async with asyncio.timeout_at(deadline):
+            connection = await pool.acquire()
+        cut = asyncio.get_running_loop().call_at(deadline, connection.terminate)
         try:
             yield connection
         except BaseException as error:
@@ -109,6 +115,7 @@ class Database:
                 connection.terminate()
             raise
         finally:
+            cut.cancel()
             if not connection.is_closed() and connection.is_in_transaction():
                 connection.terminate()
             await asyncio.shield(pool.release(connection))

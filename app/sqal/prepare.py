@@ -125,6 +125,15 @@ class Preparer:
         work.lane = device_id or NOBODY
 
 
+def names_of(work: Work) -> tuple[str | None, str | None]:
+    """(sample id, timestamp) of a work in any state, as its sender wrote them; None for what cannot be read."""
+    named = work.reading or work.refusal
+    if named is not None:
+        return named.sample_id, named.timestamp
+    ids = wire.glance_ids(work.raw, work.encoding)  # answered before its turn to be prepared came
+    return _clean(ids.sample_id), _clean(ids.timestamp)
+
+
 def _clean(value: Any) -> str | None:
     """A name out of a refused message, if it is text that can be stored and sent back."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -15,7 +15,7 @@ from app.core.logging import get_logger
 from app.sqal import answers, wire
 from app.sqal.committer import busy
 from app.sqal.errors import Code, RefusalError
-from app.sqal.prepare import explain
+from app.sqal.prepare import explain, names_of
 from app.sqal.reading import read_device_id
 from app.sqal.wire import Encoding
 
@@ -301,11 +301,7 @@ class DeviceSession:
     def deliver(self, work: Work, verdict: Verdict) -> None:
         """The verdict on a sample message of this connection, after its transaction committed."""
         if verdict.code is not None:
-            refusal = work.refusal
-            names = (refusal.sample_id, refusal.timestamp) if refusal else (None, None)
-            if work.reading is not None:
-                names = (work.reading.sample_id, work.reading.timestamp)
-            self._say_error(verdict, work.encoding, *names, position=work.position)
+            self._say_error(verdict, work.encoding, *names_of(work), position=work.position)
         elif not self._cumulative and work.reading is not None:
             reading = work.reading
             self._say(
@@ -323,9 +319,7 @@ class DeviceSession:
             last = self._order.popleft()
             self._acked += 1
         if last is not None and self._cumulative:
-            named = last.reading or last.refusal
-            sample_id = named.sample_id if named else None
-            ack = answers.CumulativeAck(self._acked, sample_id)
+            ack = answers.CumulativeAck(self._acked, names_of(last)[0])
             if self._outbox and isinstance(self._outbox[-1][0], answers.CumulativeAck):
                 self._outbox.pop()  # the newer count says all that the unsent one said
             self._say(ack, last.encoding)
@@ -413,12 +407,8 @@ class DeviceSession:
 
 
 def _result(work: Work, verdict: Verdict) -> dict[str, Any]:
-    named = work.reading or work.refusal
-    result: dict[str, Any] = {
-        "sample_id": named.sample_id if named else None,
-        "timestamp": named.timestamp if named else None,
-        "status": verdict.status,
-    }
+    sample_id, timestamp = names_of(work)
+    result: dict[str, Any] = {"sample_id": sample_id, "timestamp": timestamp, "status": verdict.status}
     if verdict.code is not None:
         result |= {"code": str(verdict.code), "error": verdict.reason}
     else:

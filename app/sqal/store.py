@@ -150,7 +150,8 @@ class SampleStore:
         try:
             async with connection.transaction():
                 verdicts = await self._write_group(connection, group, self._copy_samples)
-        except asyncpg.UniqueViolationError:
+        except (asyncpg.UniqueViolationError, asyncpg.CheckViolationError):
+            # The latter: a partition was made, and took its range, while a row waited for its place.
             async with connection.transaction():
                 verdicts = await self._write_group(connection, group, self._insert_samples)
         return [verdicts[work.id] for work in group]

@@ -100,17 +100,21 @@ class SimulatedDevice:
         """Let a sample go; None for one that is not held (any more)."""
         held = self._held.pop(name, None)
         if held is not None and held.sent_at is not None:
-            self._under_way -= 1
+            self._count_under_way(-1)
         if not self._held:
             self._emptied.set()
         return held
+
+    def _count_under_way(self, change: int) -> None:
+        self._under_way += change
+        self._journal.under_way += change
 
     def _queue_again(self, name: Name) -> None:
         held = self._held.get(name)
         if held is not None and not held.queued:
             if held.sent_at is not None:
                 held.sent_at = None
-                self._under_way -= 1
+                self._count_under_way(-1)
             held.queued = True
             self._queue.append(name)
             self._news.set()
@@ -130,7 +134,7 @@ class SimulatedDevice:
                     self._journal.reconnections += connected_before
                     pause, connected_before = BACKOFF_S[0], True
                     await self._serve(socket)
-            self._under_way = 0
+            self._count_under_way(-self._under_way)
             self._queue = deque(self._held)
             for held in self._held.values():
                 held.queued, held.sent_at = True, None
@@ -181,7 +185,7 @@ class SimulatedDevice:
                     continue
                 held.queued, held.sent_at = False, loop.time()
                 held.transmissions += 1
-                self._under_way += 1
+                self._count_under_way(1)
                 self._journal.note_sent(first=held.transmissions == 1)
                 await socket.send(held.text)
             if loop.time() < self._resume_at:

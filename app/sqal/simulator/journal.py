@@ -32,6 +32,8 @@ class Journal:
     acked: int = 0
     duplicates: int = 0
     refused: int = 0
+    under_way: int = 0
+    """Sent and without an answer at this moment, over all devices."""
     dropped: int = 0
     busy: int = 0
     slow_downs: int = 0

@@ -1,0 +1,137 @@
+"""The REST API against the real process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support import Server, device, trimmed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _samples(server: Server) -> None:
+    asyncio.run(_send_samples(server))
+
+
+async def _send_samples(server: Server) -> None:
+    async with device(server) as client:
+        for number in range(7):
+            moment = f"2026-11-0{number + 1}T10:00:00Z"
+            await client.ask(trimmed(sample_id=f"s{number}", timestamp=moment))
+        await client.ask(trimmed(sample_id="a/b c", timestamp="2026-10-01T00:00:00Z"))
+        await client.ask(trimmed(sample_id="s0", timestamp="2026-10-02T00:00:00Z", eleveur="earlier"))
+
+
+def test_latest_is_one_sample_or_404(server: Server) -> None:
+    assert server.get("/api/sqal/latest")["sample_id"] == "s6"
+    assert server.get("/api/sqal/latest?device_id=ESP32_LL_01")["sample_id"] == "s6"
+    status, body, headers = server.request("/api/sqal/latest?device_id=NOBODY")
+    problem = json.loads(body)
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert (problem["status"], problem["code"], problem["title"]) == (404, "not_found", "Not Found")
+
+
+def test_pages_follow_their_cursor_to_the_end(server: Server) -> None:
+    seen, cursor = [], ""
+    while True:
+        page = server.get(f"/api/sqal/samples?limit=4{cursor}")
+        seen += [item["sample_id"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == ["s6", "s5", "s4", "s3", "s2", "s1", "s0", "s0", "a/b c"]
+
+
+def test_times_bound_a_list(server: Server) -> None:
+    query = "from=2026-11-02T10:00:00Z&to=2026-11-04T10:00:00%2B00:00"
+    assert [item["sample_id"] for item in server.get(f"/api/sqal/samples?{query}")["items"]] == ["s2", "s1"]
+    assert len(server.get("/api/sqal/samples?grade=A%2B")["items"]) == 9
+    assert len(server.get("/api/sqal/samples?grade=A+")["items"]) == 9
+    assert server.get("/api/sqal/samples?grade=REJECT")["items"] == []
+    assert len(server.get("/api/sqal/samples?lot=LL-260202-4821&device_id=ESP32_LL_01&site_code=LL")["items"]) == 9
+
+
+def test_the_newest_of_two_is_shown_and_device_time_chooses(server: Server) -> None:
+    path = "/api/sqal/samples/ESP32_LL_01/s0"
+    assert server.get(path)["farmer"] == "Elevage 017"
+    assert server.get(f"{path}?device_time=2026-10-02T00:00:00Z")["farmer"] == "earlier"
+    assert server.request(f"{path}?device_time=2026-10-03T00:00:00Z")[0] == 404
+    assert json.loads(server.request(f"{path}/message?device_time=2026-10-02T00:00:00Z")[1])["eleveur"] == "earlier"
+
+
+def test_a_sample_id_may_hold_a_slash(server: Server) -> None:
+    assert server.get("/api/sqal/samples/ESP32_LL_01/a%2Fb%20c")["sample_id"] == "a/b c"
+    frame = server.get("/api/sqal/samples/ESP32_LL_01/a%2Fb%20c/frame")
+    sent = trimmed()
+    assert frame["distance_matrix"] == sent["vl53l8ch"]["distance_matrix"]
+    assert frame["status_matrix"] == sent["vl53l8ch"]["status_matrix"]
+    assert frame["channels"] == sent["as7341"]["channels"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/sqal/samples?limit=201", 422),
+        ("/api/sqal/samples?limit=0", 422),
+        ("/api/sqal/samples?grade=excellent", 422),
+        ("/api/sqal/samples?from=soon", 422),
+        ("/api/sqal/samples?from=2026-11-03T00:00:00Z&to=2026-11-02T00:00:00Z", 422),
+        ("/api/sqal/samples?cursor=abc", 400),
+        ("/api/sqal/samples?device_id=%00", 422),
+        ("/api/sqal/devices?cursor=%21", 400),
+        ("/api/sqal/devices/NOBODY", 404),
+        ("/api/sqal/devices/%00", 422),
+        ("/api/sqal/quarantine/not-a-uuid", 422),
+        ("/api/sqal/quarantine/00000000-0000-0000-0000-000000000000", 404),
+        ("/api/sqal/samples/ESP32_LL_01/none/frame", 404),
+        ("/api/nothing", 404),
+    ],
+)
+def test_a_bad_question_is_a_problem_document(server: Server, path: str, status: int) -> None:
+    answered, body, headers = server.request(path)
+    assert (answered, headers["content-type"]) == (status, "application/problem+json")
+    assert json.loads(body)["status"] == status
+
+
+def test_a_device_is_configured_and_one_never_seen_too(server: Server) -> None:
+    path = "/api/sqal/devices/ESP32_LL_42"
+    changes = {"site_code": "MT", "profile": "tray", "recipe": "sqal-1-reported", "trust_defects": True}
+    status, body, _ = server.request(path, method="PATCH", body=changes)
+    assert status == 200
+    known = json.loads(body)
+    assert {name: known[name] for name in changes} == changes
+    assert known["state"] == "never_seen"
+    server.request(path, method="PATCH", body={"profile": None})
+    assert (server.get(path)["profile"], server.get(path)["site_code"]) == (None, "MT")
+    for wrong in ({"site_code": "x"}, {"recipe": "sqal-9"}, {"colour": "red"}, {"trust_defects": "maybe"}, []):
+        assert server.request(path, method="PATCH", body=wrong)[0] == 422
+    listed = [item["device_id"] for item in server.get("/api/sqal/devices")["items"]]
+    assert listed == sorted(listed)
+    page = server.get("/api/sqal/devices?limit=1")
+    assert server.get(f"/api/sqal/devices?limit=1&cursor={page['next_cursor']}")["items"][0]["device_id"] == listed[1]
+
+
+async def test_a_replay_over_rest_tells_what_became_of_it(server: Server) -> None:
+    async with device(server) as client:
+        await client.ask(trimmed(sample_id="replay", fusion__final_score=3))
+    entry = server.get("/api/sqal/quarantine?device_id=ESP32_LL_01")["items"][0]
+    status, body, _ = server.request(f"/api/sqal/quarantine/{entry['id']}/replay", method="POST")
+    assert (status, json.loads(body)["results"][0]["code"]) == (200, "out_of_range")
+    assert server.get(f"/api/sqal/quarantine/{entry['id']}")["replay_result"] == "out_of_range"
+
+
+def test_the_schema_is_published_and_every_answer_has_a_request_id(server: Server) -> None:
+    schema = server.get("/openapi.json")
+    assert schema["components"]["schemas"]["Sample"]["examples"]
+    assert server.request("/docs")[0] == 200
+    assert server.request("/api/sqal/latest", headers={"X-Request-ID": "abc-1"})[2]["x-request-id"] == "abc-1"
+    assert server.request("/api/sqal/latest", headers={"X-Request-ID": "a b"})[2]["x-request-id"] != "a b"
+
+
+def test_the_probes_answer_with_the_guides_bodies(server: Server) -> None:
+    assert server.get("/health/startup")["status"] == "started"
+    assert server.get("/health/startup")["duration"] > 0
+    assert server.get("/health/live")["status"] == "alive"
+    assert server.get("/health/ready") == {"status": "ready", "components": {"database": True, "cache": True}}

@@ -1,0 +1,73 @@
+"""One real PostgreSQL for the whole run; a fresh database for each test that asks for one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.migrations import migrate
+from tests.support import data_folder, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.support import Server
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """TEST_DATABASE_URL (a superuser's), or an embedded server of our own."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with data_folder() as folder:
+        embedded = EmbeddedPostgres(folder)
+        embedded.prepare()
+        asyncio.run(embedded.start())
+        asyncio.run(_wait_for(embedded.dsn))
+        yield embedded.dsn
+        asyncio.run(embedded.stop())
+
+
+async def _wait_for(dsn: str) -> None:
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn)
+        except (OSError, asyncpg.PostgresError):
+            await asyncio.sleep(0.05)
+        else:
+            await connection.close()
+            return
+
+
+@pytest.fixture
+async def empty_dsn(postgres_dsn: str) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    name = f"test_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(postgres_dsn)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def dsn(empty_dsn: str) -> str:
+    """A database with our schema."""
+    await migrate(empty_dsn)
+    return empty_dsn
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A running `gaveurs serve` with its embedded database, shared by a module's tests."""
+    with running_server() as running:
+        yield running

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from app.core.clock import iso
+from app.core.errors import NotFoundError
+from app.core.migrations import migrate
+from app.sqal import queries
+from app.sqal.retention import existing_weeks, make_partition, week_of
+from tests.support import trimmed
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Bench
+
+
+async def test_weeks_are_made_ahead_of_need(bench: Bench) -> None:
+    weeks = await existing_weeks(bench.connection)
+    assert weeks == {week_of(bench.clock.now()) + timedelta(days=7 * number) for number in range(5)}
+
+
+async def test_a_week_that_the_default_holds_is_made_and_takes_its_rows(bench: Bench) -> None:
+    moment = bench.clock.now() - timedelta(days=100)
+    await bench.write(trimmed(timestamp=iso(moment)))
+    assert await bench.count("samples_default") == 1
+    await bench.housekeeper.keep(bench.connection)
+    assert week_of(moment) in await existing_weeks(bench.connection)
+    assert await bench.count("samples_default") == 0
+    assert await bench.count() == 1
+    assert (await bench.write(trimmed(timestamp=iso(moment))))[0].status == "duplicate"
+
+
+async def test_making_a_partition_while_its_rows_come_in_loses_none(bench: Bench, dsn: str) -> None:
+    monday = week_of(bench.clock.now() - timedelta(days=200))
+    moment = bench.clock.now() - timedelta(days=200)
+    writer = await asyncpg.connect(dsn)
+
+    async def write() -> None:
+        for number in range(200):
+            await bench.store.write(writer, [bench.work(trimmed(sample_id=str(number), timestamp=iso(moment)))])  # type: ignore[arg-type]
+
+    writing = asyncio.create_task(write())
+    while await bench.count("samples_default") < 20:
+        await asyncio.sleep(0)
+    moved = await make_partition(bench.connection, monday)
+    await writing
+    await writer.close()
+    assert moved >= 20
+    assert await bench.count("samples_default") == 0
+    assert await bench.count() == 200
+
+
+async def test_a_week_past_its_retention_goes_but_not_a_row_of_a_wrong_clock(bench: Bench) -> None:
+    edge = bench.clock.now() - timedelta(days=399)
+    await bench.write(trimmed(sample_id="old", timestamp=iso(edge)))
+    await bench.housekeeper.keep(bench.connection)
+    bench.clock.time += timedelta(days=3)  # now the same device time is implausible: server time makes the bucket
+    await bench.write(trimmed(sample_id="wrong clock", timestamp=iso(edge)))
+    bench.clock.time += timedelta(days=10)
+    await bench.housekeeper.keep(bench.connection)
+    assert week_of(edge) not in await existing_weeks(bench.connection)
+    items, _ = await queries.list_samples(bench.connection, queries.SampleFilter(), None, 10)
+    assert [item["sample_id"] for item in items] == ["wrong clock"]
+    bench.clock.time += timedelta(days=401)
+    await bench.housekeeper.keep(bench.connection)
+    assert await bench.count() == 0
+
+
+async def test_originals_are_dropped_by_age(bench: Bench) -> None:
+    await bench.write(trimmed())
+    arguments = (bench.connection, bench.codec, "ESP32_LL_01", "LL-260202-4821-087", None)
+    bench.clock.time += timedelta(days=2)
+    await bench.housekeeper.keep(bench.connection)  # closes the segment
+    bench.clock.time += timedelta(days=29)
+    await bench.housekeeper.keep(bench.connection)
+    await queries.sample_message(*arguments)
+    bench.clock.time += timedelta(days=2)
+    await bench.housekeeper.keep(bench.connection)
+    with pytest.raises(NotFoundError, match="no longer kept"):
+        await queries.sample_message(*arguments)
+    assert await bench.count() == 1
+    # With nothing left to compare with, other bytes are a conflict and the same bytes still a duplicate.
+    same, other = await bench.write(trimmed(), trimmed(eleveur="x"))
+    assert (same.status, other.status) == ("duplicate", "error")
+
+
+async def test_originals_are_dropped_by_size(bench: Bench) -> None:
+    segments = "SELECT count(*) FROM message_segments"
+    for _ in range(40):
+        segment = await bench.connection.fetchval("SELECT max(segment) FROM message_segments")
+        await bench.connection.execute(
+            "INSERT INTO messages SELECT $1, gen_random_uuid(), 1, 1, decode(repeat(md5(n::text), 8192), 'hex')"
+            " FROM generate_series(1, 20) n",
+            segment,
+        )
+        await bench.housekeeper.keep_segments(bench.connection)
+    size = await bench.connection.fetchval(
+        "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'messages'::regclass"
+    )
+    assert size <= 64 * 1024 * 1024
+    assert await bench.connection.fetchval(segments) > 10
+
+
+async def test_two_processes_migrate_an_empty_database_together(empty_dsn: str) -> None:
+    results = await asyncio.gather(migrate(empty_dsn), migrate(empty_dsn), migrate(empty_dsn))
+    assert sorted(before or "" for before, _ in results) == ["", "0001", "0001"]
+    assert {after for _, after in results} == {"0001"}
+
+
+async def test_a_newer_schema_is_left_alone(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert await migrate(dsn) == ("9999", "9999")
+    await connection.close()

@@ -1,0 +1,97 @@
+"""Load from a client with its own journal, and the database held against it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.core.clock import iso
+from app.sqal.reading import parse_time
+from app.sqal.simulator.fleet import FleetPlan, run_fleet
+from app.sqal.simulator.journal import Journal
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+
+    from tests.support import Server
+
+
+@contextlib.asynccontextmanager
+async def load(server: Server, *, devices: int, rate: float, duration_s: float, seed: int = 1):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Simulated devices in this process; yields their journal, and on leaving waits for their last acks."""
+    journal = Journal()
+    plan = FleetPlan(url=server.ws_url, devices=devices, rate=rate, duration_s=duration_s, seed=seed)
+    task = asyncio.create_task(run_fleet(plan, journal))
+    try:
+        yield journal
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def assert_kept(server: Server, journal: Journal, *, exactly: bool = True) -> None:
+    """Everything acknowledged is stored once; with `exactly`, nothing else is."""
+    stored = Counter(
+        (item["device_id"], iso(parse_time(item["device_time"])), item["sample_id"]) for item in server.all_samples()
+    )
+    assert stored, "nothing was stored"
+    assert max(stored.values()) == 1, "a sample is stored twice"
+    acked = {(device, iso(parse_time(moment)), sample) for device, moment, sample in journal.acks}
+    assert not acked - stored.keys(), f"{len(acked - stored.keys())} acknowledged samples are lost"
+    if exactly:
+        assert not stored.keys() - acked, f"{len(stored.keys() - acked)} samples are stored without an ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One kill and what was under way then."""
+
+    in_flight: int
+    whom: str
+
+
+async def kill_round(server: Server, journal: Journal, random_: random.Random) -> Blow:
+    """SIGKILL server and database at a random moment of the load, then start the server again."""
+    await asyncio.sleep(random_.uniform(0.3, 1.5))
+    while journal.under_way == 0:  # a kill between two samples would show nothing
+        await asyncio.sleep(0)
+    whom = random_.choice(["server", "server and database", "database and server"])
+    victims = server.postgres() if whom != "server" else []
+    if whom == "database and server":
+        _kill(victims)
+    server.kill()
+    in_flight = journal.under_way
+    if whom == "server and database":
+        _kill(victims)
+    await asyncio.sleep(random_.uniform(0, 0.3))
+    server.start(wait=False)
+    await asyncio.to_thread(server.wait_ready)
+    return Blow(in_flight, whom)
+
+
+def _kill(victims: list) -> None:  # type: ignore[type-arg]
+    import psutil
+
+    for victim in victims:
+        with contextlib.suppress(psutil.Error):
+            victim.kill()
+
+
+@contextlib.contextmanager
+def stopped(server: Server, stop: signal.Signals, resume: signal.Signals) -> Iterator[None]:
+    """Hold every process of the database still for a while."""
+    victims = server.postgres()
+    assert len(victims) > 3
+    for victim in victims:
+        victim.send_signal(stop)
+    try:
+        yield
+    finally:
+        for victim in victims:
+            victim.send_signal(resume)

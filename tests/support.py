@@ -1,0 +1,206 @@
+"""What tests share: real messages, a real server process, a plain device on a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from websockets.asyncio.client import ClientConnection, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+DATA = Path(__file__).parent / "data"
+SESSION = (DATA / "device_session.jsonl").read_text(encoding="utf-8").splitlines()
+TRIMMED = json.loads((DATA / "trimmed_message.json").read_text())
+UP_DEADLINE_S = 40.0
+
+
+def trimmed(**changes: Any) -> dict[str, Any]:
+    """A fresh copy of the trimmed message; `changes` by dotted path written with `__` (`fusion__final_score=1`)."""
+    message = copy.deepcopy(TRIMMED)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = message
+        for name in parents:
+            place = place[name]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return message
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def data_folder() -> Iterator[Path]:
+    """A folder that the database's user can enter, also as root."""
+    folder = Path(tempfile.mkdtemp(prefix="gaveurs-test-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """`gaveurs serve` as a process of its own, on a free port and a folder of its own."""
+
+    def __init__(self, folder: Path, *, command: str = "serve", arguments: tuple[str, ...] = (), **env: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ws_url = f"ws://127.0.0.1:{self.port}/ws/sensors"
+        self._command = [sys.executable, "-m", "app.cli", command, "--port", str(self.port), "--data-dir", str(folder)]
+        self._command += arguments
+        clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_HOST")}
+        self._env = clean | {"LOG_LEVEL": "info"} | env
+        self.log_path = folder.parent / f"{folder.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> Server:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        if wait:
+            self.wait_ready()
+        return self
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None
+        return self.process
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + UP_DEADLINE_S
+        while time.monotonic() < deadline:
+            assert self.running.poll() is None, f"the server ended: {self.log()[-2000:]}"
+            with contextlib.suppress(OSError):
+                if self.request("/health/ready")[0] == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"the server did not become ready: {self.log()[-2000:]}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log's lines, which off a terminal are JSON."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def request(
+        self, path: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if body is not None else {}
+        asked = urllib.request.Request(self.url + path, data=data, method=method, headers=sent | (headers or {}))
+        try:
+            with urllib.request.urlopen(asked, timeout=10) as answer:
+                return answer.status, answer.read(), {k.lower(): v for k, v in answer.headers.items()}
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), {k.lower(): v for k, v in error.headers.items()}
+
+    def get(self, path: str) -> Any:
+        status, body, _ = self.request(path)
+        assert status == 200, (status, body)
+        return json.loads(body)
+
+    def all_samples(self, query: str = "") -> list[dict[str, Any]]:
+        items, cursor = [], ""
+        while True:
+            page = self.get(f"/api/sqal/samples?limit=200{query}{cursor}")
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def postgres(self) -> list[psutil.Process]:
+        """Every process of this folder's database, the postmaster first."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "postgres" and process.cwd() == str(self.folder / "postgres"):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def postmaster(self) -> psutil.Process:
+        return psutil.Process(int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+
+    def kill(self) -> None:
+        """SIGKILL to the server alone."""
+        self.running.kill()
+        self.running.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.running.poll() is None:
+            self.running.send_signal(signal.SIGTERM)
+        return self.running.wait(60)
+
+    def clean_up(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for process in self.postgres():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.log_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def running_server(**options: Any) -> Iterator[Server]:
+    """A ready server on an empty folder; everything of it is gone afterwards."""
+    with data_folder() as folder:
+        server = Server(folder, **options)
+        try:
+            yield server.start()
+        finally:
+            server.clean_up()
+
+
+class Device:
+    """A plain WebSocket client that speaks JSON."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def send(self, message: Any) -> None:
+        await self.socket.send(message if isinstance(message, str | bytes) else json.dumps(message))
+
+    async def receive(self) -> dict[str, Any]:
+        import asyncio
+
+        answer: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), 20))
+        return answer
+
+    async def ask(self, message: Any) -> dict[str, Any]:
+        await self.send(message)
+        return await self.receive()
+
+
+@contextlib.asynccontextmanager
+async def device(server: Server, path: str = "/ws/sensors", **options: Any) -> AsyncIterator[Device]:
+    """A connected device, greeted."""
+    async with connect(f"ws://127.0.0.1:{server.port}{path}", compression=None, **options) as socket:
+        client = Device(socket)
+        greeting = await client.receive()
+        assert greeting["type"] == "connection_established"
+        yield client

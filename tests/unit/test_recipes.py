@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.sqal.frame import Reported, encode_head
+from app.sqal.recipes import DeviceProfile, ReportedRecipe, grade_for, recipe_book
+
+RECIPE = ReportedRecipe()
+NORMAL, TRUSTED = DeviceProfile(), DeviceProfile(trust_defects=True)
+
+
+def frame(**reported: int) -> bytes:
+    return encode_head(8, 0, None, None, Reported(**reported))
+
+
+def grade(profile: DeviceProfile = NORMAL, **reported: int) -> tuple[str, int | None]:
+    (grading,) = RECIPE.grade([frame(**reported)], [profile])
+    return grading.grade, grading.score
+
+
+@pytest.mark.parametrize(
+    ("score", "label"),
+    [
+        (1_000_000, "A+"), (850_000, "A+"), (849_999, "A"), (750_000, "A"), (749_999, "B"), (600_000, "B"),
+        (599_999, "C"), (450_000, "C"), (449_999, "REJECT"), (0, "REJECT"),
+    ],
+)  # fmt: skip
+def test_thresholds_are_inclusive(score: int, label: str) -> None:
+    assert grade_for(score) == label
+
+
+def test_the_score_is_sixty_percent_tof_and_forty_spectral() -> None:
+    assert grade(tof=852_500, spectral=1_000_000) == ("A+", 911_500)
+
+
+@pytest.mark.parametrize("missing", [{"tof": 900_000}, {"spectral": 900_000}, {}])
+def test_without_both_sub_scores_it_cannot_be_graded(missing: dict[str, int]) -> None:
+    assert grade(**missing) == ("NOT_GRADABLE", None)
+
+
+def test_the_defect_list_counts_only_when_the_device_is_trusted() -> None:
+    good = {"tof": 900_000, "spectral": 900_000}
+    assert grade(**good, defects=14, worst_severity=1_000_000)[0] == "A+"
+    assert grade(TRUSTED, **good, defects=5, worst_severity=0)[0] == "REJECT"
+    assert grade(TRUSTED, **good, defects=1, worst_severity=900_001)[0] == "REJECT"
+    assert grade(TRUSTED, **good, defects=4, worst_severity=900_000)[0] == "A+"
+
+
+micros = st.integers(-1, 1_000_000)
+
+
+@given(st.lists(st.tuples(micros, micros, st.integers(-1, 20), micros, st.booleans()), max_size=50))
+def test_a_frame_grades_the_same_alone_and_in_a_group(rows: list[tuple[int, int, int, int, bool]]) -> None:
+    frames = [frame(tof=t, spectral=s, defects=d, worst_severity=w) for t, s, d, w, _ in rows]
+    profiles = [TRUSTED if trusted else NORMAL for *_, trusted in rows]
+    alone = [RECIPE.grade([one], [profile])[0] for one, profile in zip(frames, profiles, strict=True)]
+    assert RECIPE.grade(frames, profiles) == alone
+
+
+def test_the_hash_names_the_definition() -> None:
+    assert RECIPE.hash == ReportedRecipe().hash
+    assert len(RECIPE.hash) == 64
+
+
+def test_an_unknown_default_recipe_is_refused_and_an_unknown_name_falls_back() -> None:
+    with pytest.raises(ValueError, match="no recipe"):
+        recipe_book("sqal-9")
+    assert recipe_book("sqal-1-reported").choose("sqal-9").name == "sqal-1-reported"
