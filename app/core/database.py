@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -39,6 +39,12 @@ def is_away(error: BaseException) -> bool:
 
 async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """The pool's default reset costs a round trip at every return; we set nothing that outlives a transaction."""
+
+
+def _cut(connection: Connection) -> None:
+    """End a connection at once, without a word to the server; a second time does nothing."""
+    with suppress(asyncpg.InterfaceError):  # it was given up already
+        connection.terminate()
 
 
 class Database:
@@ -107,17 +113,18 @@ class Database:
             raise DatabaseUnavailableError("the database is not open")
         async with asyncio.timeout_at(deadline):
             connection = await pool.acquire()
-        cut = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+        timer = asyncio.get_running_loop().call_at(deadline, _cut, connection)
         try:
             yield connection
         except BaseException as error:
             if is_away(error) or not isinstance(error, Exception):
-                connection.terminate()
+                _cut(connection)
             raise
+        else:
+            if connection.is_in_transaction():
+                _cut(connection)
         finally:
-            cut.cancel()
-            if not connection.is_closed() and connection.is_in_transaction():
-                connection.terminate()
+            timer.cancel()
             await asyncio.shield(pool.release(connection))
 
     async def ping(self, deadline_s: float) -> None:
