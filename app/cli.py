@@ -98,7 +98,9 @@ def _end_quietly() -> None:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
-    server = make_server(create_app(settings))
+    app = create_app(settings)
+    app.state.runtime.prepare()
+    server = make_server(app)
     await server.serve(sockets=[listener])
     return 0 if server.started else 3
 

@@ -109,12 +109,22 @@ class Runtime:
         """With hysteresis: a database that fails a moment is not yet lost."""
         return self._resources is not None and self._availability.away_for_s < READY_HYSTERESIS_S
 
+    def prepare(self) -> None:
+        """Check what only a person can mend; raises CannotStartError, whose text is one clear line. Once is enough."""
+        if self.settings.database_url is None and self._embedded is None:
+            embedded = EmbeddedPostgres(self.settings.data_dir)
+            embedded.prepare()
+            self._embedded = embedded
+
     def start(self) -> None:
-        """Check what only a person can mend (raises CannotStartError), then open in the background."""
+        """Open in the background. Where nothing can be opened, say why in one line and end the process."""
         self._started_at = self.clock.monotonic()
-        if self.settings.database_url is None:
-            self._embedded = EmbeddedPostgres(self.settings.data_dir)
-            self._embedded.prepare()
+        try:
+            self.prepare()
+        except CannotStartError as error:
+            log.critical("cannot start", reason=str(error))
+            self._give_up()
+            return
         if self.settings.redis_host is not None:
             log.warning("REDIS_HOST is set, but this version uses no Redis")
         self._task = asyncio.create_task(self._live(), name="runtime")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVER_CORE, OTHER_CORE = 0, 1
-UNLIMITED: dict[str, str] = {}  # nothing limits ingest yet
 
 
 def free_port() -> int:
@@ -64,7 +63,7 @@ def server(kind: str, dsn: str, folder: Path) -> Iterator[tuple[int, psutil.Proc
         command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data-dir", str(folder / "server")]
     else:
         command = [sys.executable, "-m", "benchmarks.servers", kind, str(port), dsn]
-    environment = os.environ | {"DATABASE_URL": dsn, "LOG_LEVEL": "warning"} | UNLIMITED
+    environment = os.environ | {"DATABASE_URL": dsn, "LOG_LEVEL": "warning"}
     process = subprocess.Popen(command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}))
     try:
         _await_up(process, port, "/health/ready" if kind == "ours" else None)
@@ -89,10 +88,14 @@ def _await_up(process: subprocess.Popen[bytes], port: int, path: str | None) -> 
     raise RuntimeError("the server did not come up")
 
 
+def load_command(load: Load) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(load))]
+
+
 def apply(load: Load) -> dict[str, Any]:
     """Run the load client on the other core and return what it measured."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(load))],
+        load_command(load),
         check=True,
         capture_output=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {OTHER_CORE}),

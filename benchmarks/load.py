@@ -16,6 +16,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import uvloop
 
@@ -62,22 +63,22 @@ def templates(kind: str) -> list[tuple[bytes, int, int]]:
     return made
 
 
-def trimmed(message: dict[str, object]) -> dict[str, object]:
+def trimmed(message: dict[str, Any]) -> dict[str, Any]:
     """The smallest message that carries everything that is stored, with whole numbers as a trimmed firmware sends."""
     tof, spectral, fusion = (message[name] for name in ("vl53l8ch", "as7341", "fusion"))
-    matrices = [name for name in tof if name.endswith("_matrix")]  # type: ignore[attr-defined]
+    matrices = [name for name in tof if name.endswith("_matrix")]
     return {
         name: message[name]
         for name in ("type", "timestamp", "sample_id", "device_id", "location", "meta", "lot_abattage", "eleveur")
     } | {
         "vl53l8ch": {
-            **{name: [[round(value) for value in row] for row in tof[name]] for name in matrices},  # type: ignore[index]
-            **{name: tof[name] for name in ("volume_mm3", "surface_uniformity", "quality_score", "grade")},  # type: ignore[index]
+            **{name: [[round(value) for value in row] for row in tof[name]] for name in matrices},
+            **{name: tof[name] for name in ("volume_mm3", "surface_uniformity", "quality_score", "grade")},
         },
         "as7341": {
             name: spectral[name] for name in spectral if name not in ("spectral_ratios", "quality_metrics", "meta")
-        },  # type: ignore[index,attr-defined]
-        "fusion": {name: fusion[name] for name in ("final_score", "final_grade", "is_compliant")},  # type: ignore[index]
+        },
+        "fusion": {name: fusion[name] for name in ("final_score", "final_grade", "is_compliant")},
     }
 
 

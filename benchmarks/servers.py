@@ -140,7 +140,7 @@ class Baseline:
             f.is_compliant, t.quality_score, s.quality_score, s.freshness_index, s.fat_quality_index, s.oxidation_index,
             s.color_uniformity, t.volume_mm3, m.lot_abattage, m.eleveur, m.location, numbers, self._compress(text.encode()),
         )  # fmt: skip
-        ack = {"type": "ack", "sample_id": m.sample_id, "timestamp": m.timestamp, "status": "saved"}
+        ack: dict[str, Any] = {"type": "ack", "sample_id": m.sample_id, "timestamp": m.timestamp, "status": "saved"}
         ack |= {"fusion_score": score, "fusion_grade": grade}
         await send({"type": "websocket.send", "text": encode(ack).decode()})
 

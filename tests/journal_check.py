@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def load(server: Server, *, devices: int, rate: float, duration_s: float, seed: int = 1):  # type: ignore[no-untyped-def]  # noqa: ANN201
+async def load(server: Server, *, devices: int, rate: float, duration_s: float, seed: int = 1):  # type: ignore[no-untyped-def]
     """Simulated devices in this process; yields their journal, and on leaving waits for their last acks."""
     journal = Journal()
     plan = FleetPlan(url=server.ws_url, devices=devices, rate=rate, duration_s=duration_s, seed=seed)

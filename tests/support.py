@@ -32,7 +32,7 @@ UP_DEADLINE_S = 40.0
 
 def trimmed(**changes: Any) -> dict[str, Any]:
     """A fresh copy of the trimmed message; `changes` by dotted path written with `__` (`fusion__final_score=1`)."""
-    message = copy.deepcopy(TRIMMED)
+    message: dict[str, Any] = copy.deepcopy(TRIMMED)
     for path, value in changes.items():
         *parents, last = path.split("__")
         place = message

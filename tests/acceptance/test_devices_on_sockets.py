@@ -88,10 +88,10 @@ async def test_binary_garbage_is_refused_in_messagepack(server: Server) -> None:
         await socket.recv()
         for garbage in (b"\xc1\xff\x00", b"\x00", b"", MATRIX.__repr__().encode()):
             await socket.send(garbage)
-            answer = msgspec.msgpack.decode(await socket.recv())
+            answer = msgspec.msgpack.decode(await socket.recv(decode=False))
             assert answer["code"] in ("malformed_msgpack", "invalid_type")
         await socket.send(msgspec.msgpack.encode({"type": "ping"}))
-        assert msgspec.msgpack.decode(await socket.recv())["type"] == "pong"
+        assert msgspec.msgpack.decode(await socket.recv(decode=False))["type"] == "pong"
 
 
 async def test_an_identity_conflict_is_an_error_and_quarantined(server: Server) -> None:
@@ -145,7 +145,14 @@ async def test_a_batch_is_answered_in_input_order(server: Server) -> None:
         answer = await client.ask({"type": "sensor_batch", "samples": samples})
         assert answer["type"] == "batch_ack"
         assert [result["sample_id"] for result in answer["results"]] == [sample["sample_id"] for sample in samples]
-        assert [result["status"] for result in answer["results"]] == ["saved", "saved", "error", "saved", "saved", "duplicate"]
+        assert [result["status"] for result in answer["results"]] == [
+            "saved",
+            "saved",
+            "error",
+            "saved",
+            "saved",
+            "duplicate",
+        ]
         assert answer["results"][2]["code"] == "out_of_range"
         assert await client.ask({"type": "sensor_batch", "samples": []}) == {"type": "batch_ack", "results": []}
         strange = await client.ask({"type": "sensor_batch", "samples": [1, {"type": "ping"}]})
@@ -158,7 +165,7 @@ async def test_messagepack_is_answered_in_messagepack_and_kept_byte_for_byte(ser
     async with connect(server.ws_url) as socket:
         await socket.recv()
         await socket.send(raw)
-        assert msgspec.msgpack.decode(await socket.recv())["status"] == "saved"
+        assert msgspec.msgpack.decode(await socket.recv(decode=False))["status"] == "saved"
         await socket.send(json.dumps(trimmed(sample_id="packed")))
         assert json.loads(await socket.recv())["status"] == "duplicate"
     status, body, headers = server.request("/api/sqal/samples/ESP32_LL_01/packed/message")
@@ -172,7 +179,8 @@ async def test_cumulative_acks_count_sample_messages_and_skip_nothing(server: Se
         assert hello["limits"]["max_message_bytes"] == 1_048_576
         for number in range(50):
             await client.send(trimmed(sample_id=f"cum{number}", **({"device_id": ...} if number == 20 else {})))
-        errors, last = [], {"count": 0}
+        errors: list[dict[str, Any]] = []
+        last: dict[str, Any] = {"count": 0}
         while last["count"] < 50:
             answer = await client.receive()
             if answer["type"] == "error":
@@ -196,7 +204,13 @@ async def test_one_slow_reader_keeps_all_its_verdicts(server: Server) -> None:
 
 
 async def test_a_reboot_is_told_from_a_reconnect(server: Server) -> None:
-    beat = {"type": "heartbeat", "device_id": "ESP32_LL_77", "uptime": 100, "stats": {"i2c_errors": 3}, "buffer_size": 1}
+    beat = {
+        "type": "heartbeat",
+        "device_id": "ESP32_LL_77",
+        "uptime": 100,
+        "stats": {"i2c_errors": 3},
+        "buffer_size": 1,
+    }
     async with device(server) as client:
         for uptime in (100, 130, 5, 35):
             assert (await client.ask(beat | {"uptime": uptime}))["type"] == "heartbeat_ack"

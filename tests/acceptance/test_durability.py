@@ -107,7 +107,7 @@ async def test_at_sigterm_what_was_read_is_committed_and_acknowledged(own_server
         try:
             while True:
                 answers.append(await client.receive())
-        except Exception as closed:  # noqa: BLE001
+        except Exception as closed:
             assert "1012" in str(closed), closed
     acked = {answer["sample_id"] for answer in answers if answer["type"] == "ack"}
     assert await asyncio.to_thread(own_server.running.wait, 30) == 0

@@ -105,7 +105,14 @@ def test_a_device_is_configured_and_one_never_seen_too(server: Server) -> None:
     assert known["state"] == "never_seen"
     server.request(path, method="PATCH", body={"profile": None})
     assert (server.get(path)["profile"], server.get(path)["site_code"]) == (None, "MT")
-    for wrong in ({"site_code": "x"}, {"recipe": "sqal-9"}, {"colour": "red"}, {"trust_defects": "maybe"}, []):
+    wrongs: tuple[object, ...] = (
+        {"site_code": "x"},
+        {"recipe": "sqal-9"},
+        {"colour": "red"},
+        {"trust_defects": "maybe"},
+        [],
+    )
+    for wrong in wrongs:
         assert server.request(path, method="PATCH", body=wrong)[0] == 422
     listed = [item["device_id"] for item in server.get("/api/sqal/devices")["items"]]
     assert listed == sorted(listed)

@@ -180,7 +180,8 @@ async def test_groups_that_share_identities_neither_deadlock_nor_double(bench: B
     there = [bench.work(message) for message in messages]
     back = [bench.work(message) for message in reversed(messages)]
     results = await asyncio.gather(
-        bench.store.write(bench.connection, there), bench.store.write(other, back)  # type: ignore[arg-type]
+        bench.store.write(bench.connection, there),
+        bench.store.write(other, back),  # type: ignore[arg-type]
     )
     statuses = [verdict.status for verdicts in results for verdict in verdicts]
     assert (statuses.count("saved"), statuses.count("duplicate")) == (100, 100)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.sqal.frame import CHANNELS, Reported, decode_frame, encode_channels, encode_head, encode_matrices, frame_as_json
+from app.sqal.frame import (
+    CHANNELS,
+    Reported,
+    decode_frame,
+    encode_channels,
+    encode_head,
+    encode_matrices,
+    frame_as_json,
+)
 
 ZONES = 64
 FULL = 0b11111

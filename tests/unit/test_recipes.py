@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,12 +38,12 @@ def test_the_score_is_sixty_percent_tof_and_forty_spectral() -> None:
 
 
 @pytest.mark.parametrize("missing", [{"tof": 900_000}, {"spectral": 900_000}, {}])
-def test_without_both_sub_scores_it_cannot_be_graded(missing: dict[str, int]) -> None:
+def test_without_both_sub_scores_it_cannot_be_graded(missing: dict[str, Any]) -> None:
     assert grade(**missing) == ("NOT_GRADABLE", None)
 
 
 def test_the_defect_list_counts_only_when_the_device_is_trusted() -> None:
-    good = {"tof": 900_000, "spectral": 900_000}
+    good: dict[str, Any] = {"tof": 900_000, "spectral": 900_000}
     assert grade(**good, defects=14, worst_severity=1_000_000)[0] == "A+"
     assert grade(TRUSTED, **good, defects=5, worst_severity=0)[0] == "REJECT"
     assert grade(TRUSTED, **good, defects=1, worst_severity=900_001)[0] == "REJECT"

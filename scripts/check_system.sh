@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs the database tests against Debian's own PostgreSQL (another version than the embedded one), started for this
+# run on a free socket folder and ended with it. Installs the package when it is missing and we may.
+set -eu
+bindir() { ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1; }
+if [ -z "$(bindir)" ]; then
+	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's postgresql package first" >&2; exit 1; }
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null
+fi
+bin=$(bindir)
+folder=$(mktemp -d /tmp/gaveurs-system-XXXXXX)
+as() { if [ "$(id -u)" = 0 ]; then setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; else "$@"; fi; }
+cleanup() { (cd / && as "$bin/pg_ctl" -D "$folder/data" -m immediate stop >/dev/null 2>&1) || true; rm -rf "$folder"; }
+trap cleanup EXIT INT TERM
+[ "$(id -u)" != 0 ] || chown postgres "$folder"
+(cd / && as "$bin/initdb" -D "$folder/data" -U gaveurs --auth=trust --encoding=UTF8 --locale=C >/dev/null)
+(cd / && as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/log" -o "-c listen_addresses= -c unix_socket_directories=$folder" start >/dev/null)
+"$bin/postgres" --version
+TEST_DATABASE_URL="postgresql://gaveurs@/postgres?host=$folder" .venv/bin/python -m pytest tests/integration
