@@ -97,7 +97,7 @@ def memory(dsn: str, folder: Path, seconds: float) -> None:
     print(f"\nresident MiB over {minutes:.1f} min of full load: " + ", ".join(f"{figure:.0f}" for figure in figures))
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--memory", type=float, default=600)
@@ -109,14 +109,19 @@ async def main() -> None:
     folder.chmod(0o755)
     try:
         stages.report()
-        async with harness.database(folder / "db") as dsn:
-            medians = throughput(dsn, folder, given.seconds)
-            await bytes_a_sample(dsn)
-            latency(dsn, folder, given.seconds, medians["ours, 16 kB"])
-            if given.memory:
-                memory(dsn, folder, given.memory)
+        asyncio.run(against_the_database(folder, given.seconds, given.memory))
     finally:
         shutil.rmtree(folder)
 
 
-asyncio.run(main())
+async def against_the_database(folder: Path, seconds: float, memory_seconds: float) -> None:
+    async with harness.database(folder / "db") as dsn:
+        medians = throughput(dsn, folder, seconds)
+        await bytes_a_sample(dsn)
+        latency(dsn, folder, seconds, medians["ours, 16 kB"])
+        if memory_seconds:
+            memory(dsn, folder, memory_seconds)
+
+
+if __name__ == "__main__":
+    main()
