@@ -35,6 +35,8 @@ FILTERS: Final = {
     "time_from": "s.bucket_time >= {}",
     "time_to": "s.bucket_time < {}",
 }
+# As constants, so that their partial index can be used.
+RARE_GRADES: Final = {"REJECT": "s.grade = 'REJECT'", NOT_GRADABLE: "s.grade = 'NOT_GRADABLE'"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,16 @@ async def list_samples(
     """One page, newest first by bucket time then id, and where to go on."""
     conditions, arguments = ["true"], []
     for name, comparison in FILTERS.items():
-        if (value := getattr(wanted, name)) is not None:
+        value = getattr(wanted, name)
+        if name == "grade" and value in RARE_GRADES:
+            conditions.append(RARE_GRADES[value])
+        elif value is not None:
             arguments.append(value)
             conditions.append(comparison.format(f"${len(arguments)}"))
     if cursor is not None:
         arguments += [cursor.time, cursor.id]
-        conditions.append(f"(s.bucket_time, s.id) < (${len(arguments) - 1}, ${len(arguments)})")
+        time, id_ = f"${len(arguments) - 1}", f"${len(arguments)}"
+        conditions.append(f"s.bucket_time <= {time} AND (s.bucket_time, s.id) < ({time}, {id_})")
     records = await connection.fetch(
         f"SELECT {COLUMNS} FROM samples s JOIN recipes r USING (recipe_id) WHERE {' AND '.join(conditions)}"
         f" ORDER BY s.bucket_time DESC, s.id DESC LIMIT {limit + 1:d}",

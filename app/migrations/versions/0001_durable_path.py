@@ -82,10 +82,12 @@ STATEMENTS = (
     ) PARTITION BY RANGE (device_time)
     """,
     "CREATE TABLE samples_default PARTITION OF samples DEFAULT",
-    "CREATE INDEX samples_by_time ON samples (bucket_time, id)",
-    "CREATE INDEX samples_by_device ON samples (device_id, bucket_time, id)",
-    "CREATE INDEX samples_by_lot ON samples (lot, bucket_time, id) WHERE lot IS NOT NULL",
-    "CREATE INDEX samples_by_grade ON samples (grade, bucket_time, id)",
+    # Without the id: few rows share a moment, and an incremental sort puts those in order for a third of the bytes.
+    "CREATE INDEX samples_by_time ON samples (bucket_time)",
+    "CREATE INDEX samples_by_device ON samples (device_id, bucket_time)",
+    "CREATE INDEX samples_by_lot ON samples (lot, bucket_time) WHERE lot IS NOT NULL",
+    # The grades that are rare enough to need one.
+    "CREATE INDEX samples_by_rare_grade ON samples (grade, bucket_time) WHERE grade IN ('REJECT', 'NOT_GRADABLE')",
     # Original messages live in segments of bounded size and age, dropped whole: see app/sqal/retention.py.
     """
     CREATE TABLE messages (
