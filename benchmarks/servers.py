@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,24 +17,33 @@ from starlette.routing import WebSocketRoute
 
 from app.core.ids import uuid7
 from app.core.server import listen, make_server
+from app.sqal.answers import Ack
 from app.sqal.reading import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-SAMPLE_ID = re.compile(r'"sample_id":"([^"]*)"')
 encode = msgspec.json.Encoder().encode
 
 
+class Named(msgspec.Struct):
+    """What an ack has to name."""
+
+    device_id: str
+    sample_id: str
+    timestamp: str
+
+
 class AckOnly:
-    """Our server without ours: receives each message and acknowledges it."""
+    """Our server without ours: receives each message, decodes whom it names, and acknowledges it."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        decode = msgspec.json.Decoder(Named).decode
         await receive()
         await send({"type": "websocket.accept"})
         while (event := await receive())["type"] == "websocket.receive":
-            match = SAMPLE_ID.search(event["text"])
-            ack = {"type": "ack", "sample_id": match[1] if match else None, "timestamp": "", "status": "saved"}
+            named = decode(event["text"])
+            ack = Ack(named.sample_id, named.timestamp, "saved", 0.5, "C")
             await send({"type": "websocket.send", "text": encode(ack).decode()})
 
 

@@ -64,6 +64,7 @@ class Work:
     size_bytes: int
     raw: bytes = b""
     """The message as it came; given up when `body` holds it compressed."""
+    codec: int = 0
     body: bytes = b""
     content_hash: bytes = b""
     reading: Reading | None = None

@@ -103,7 +103,7 @@ class Preparer:
             work.content_hash = hashlib.sha256(work.raw).digest()[:HASH_BYTES]
         compress = self._codec.compress
         for work in fresh:
-            work.body = compress(work.raw)
+            work.codec, work.body = compress(work.raw)
             work.raw = b""
 
     def _draft(self, work: Work) -> Draft | None:

@@ -66,7 +66,7 @@ class Quarantine:
         rows = [
             (
                 work.id, work.received_at, str(verdict.code), verdict.reason or "", *_names(work), work.peer,
-                work.size_bytes, len(work.body), self._codec.codec, int(work.encoding), work.body,
+                work.size_bytes, len(work.body), work.codec, int(work.encoding), work.body,
             )
             for work, verdict in refused
         ]  # fmt: skip

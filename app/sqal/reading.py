@@ -216,7 +216,10 @@ def _bounded(name: str, value: float | None, low: float, high: float) -> float |
 
 
 def _find(tof: TofBlock, name: str) -> Matrix | None:
-    places: tuple[Matrices | None, ...] = (tof, tof.raw, tof.analysis)
+    direct: Matrix | None = getattr(tof, name)
+    if direct is not None:
+        return direct
+    places: tuple[Matrices | None, ...] = (tof.raw, tof.analysis)
     for place in places:
         if place is not None and (matrix := getattr(place, name)) is not None:
             return matrix  # type: ignore[no-any-return]
@@ -303,9 +306,10 @@ def _check_scores(tof: TofBlock, spectral: SpectralBlock, fusion: FusionBlock) -
         f.weight_tof, f.weight_spectral, f.tof_contribution, f.spectral_contribution, tof.quality_score,
         s.quality_score, s.freshness_index, s.fat_quality_index, s.oxidation_index, s.color_uniformity,
     )  # fmt: skip
-    for name, value in zip(_SCORE_NAMES, values, strict=True):
+    for value in values:
         if value is not None and not 0.0 <= value <= 1.0:
-            _bounded(name, value, 0, 1)
+            for name, one in zip(_SCORE_NAMES, values, strict=True):
+                _bounded(name, one, 0, 1)
     for one, other in ((f.weight_tof, f.weight_spectral), (f.tof_contribution, f.spectral_contribution)):
         if one is not None and other is not None and abs(one + other - 1.0) > WEIGHT_TOLERANCE:
             raise RefusalError(Code.INVALID_WEIGHTS, "the weights of tof and spectral must add up to 1")

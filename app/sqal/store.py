@@ -261,8 +261,7 @@ class SampleStore:
 
     async def _write_messages(self, connection: Connection, segment: int | None, works: list[Work]) -> None:
         if works:
-            codec = self._codec.codec
-            rows = [(segment, work.id, codec, int(work.encoding), work.body) for work in works]
+            rows = [(segment, work.id, work.codec, int(work.encoding), work.body) for work in works]
             await connection.copy_records_to_table("messages", records=rows, columns=MESSAGE_COLUMNS)
 
     async def _judge_taken(self, connection: Connection, works: list[Work]) -> dict[UUID, Verdict]:
@@ -310,7 +309,7 @@ class SampleStore:
             original = originals.get(held.id)
             if original is not None:
                 before = self._codec.decompress(original["codec"], original["body"])
-                now = self._codec.decompress(self._codec.codec, work.body)
+                now = self._codec.decompress(work.codec, work.body)
                 if _meaning(before, Encoding(original["encoding"])) == _meaning(now, work.encoding):
                     same.add(work.id)
         return same
