@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from app.core.database import Connection
+    from app.resources import Runtime
     from app.settings import Settings
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="SQAL backend: ingest, grading, fleet.")
@@ -99,10 +100,10 @@ def _end_quietly() -> None:
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
-    app.state.runtime.prepare()
-    server = make_server(app)
-    await server.serve(sockets=[listener])
-    return 0 if server.started else 3
+    runtime: Runtime = app.state.runtime
+    runtime.prepare()
+    await make_server(app).serve(sockets=[listener])
+    return 1 if runtime.failed else 0
 
 
 @cli.command()

@@ -20,7 +20,7 @@ from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.errors import AppError, CannotStartError, StartingError
 from app.core.logging import get_logger
 from app.core.migrations import migrate
-from app.core.security import KeyRing
+from app.core.security import CACHE_S, KeyRing, Principal, still_valid
 from app.sqal.availability import Availability
 from app.sqal.codec import MessageCodec
 from app.sqal.committer import Committer, GroupLimits
@@ -31,7 +31,7 @@ from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.recipes import RecipeBook, recipe_book
 from app.sqal.retention import Housekeeper
-from app.sqal.session import CLOSE_RESTART, DeviceSession, Ingest
+from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED, DeviceSession, Ingest
 from app.sqal.store import SampleStore
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ class Runtime:
     settings: Settings
     clock: Clock
     phase: Phase = Phase.STARTING
-    sessions: set[DeviceSession] = field(default_factory=set)
+    sessions: dict[DeviceSession, Principal] = field(default_factory=dict)
     opening_s: float | None = None
+    failed: bool = False
     _resources: Resources | None = None
     _availability: Availability = field(init=False)
     _embedded: EmbeddedPostgres | None = None
@@ -111,6 +112,10 @@ class Runtime:
 
     def prepare(self) -> None:
         """Check what only a person can mend; raises CannotStartError, whose text is one clear line. Once is enough."""
+        try:
+            recipe_book(self.settings.default_recipe)
+        except ValueError as error:
+            raise CannotStartError(f"DEFAULT_RECIPE: {error}") from error
         if self.settings.database_url is None and self._embedded is None:
             embedded = EmbeddedPostgres(self.settings.data_dir)
             embedded.prepare()
@@ -181,6 +186,7 @@ class Runtime:
 
     def _give_up(self) -> None:
         """Ask the server to end the process: whoever supervises it starts it again."""
+        self.failed = True
         self._withdraw()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -201,8 +207,25 @@ class Runtime:
         await self._until_it_serves("database preparation", lambda: self._prepare_database(resources))
         self._background(stack, "database check", self._availability.watch(reads))
         self._background(stack, "housekeeping", resources.housekeeper.run(writes))
+        self._background(stack, "access review", self._review_access(resources))
         self._start_writers(stack, resources)
         return resources
+
+    async def _review_access(self, resources: Resources) -> None:
+        """Let go of open sockets whose key was revoked; runs until cancelled."""
+        while True:
+            await asyncio.sleep(CACHE_S)
+            ids = {principal.id for principal in self.sessions.values() if principal.kind == "key"}
+            if not ids:
+                continue
+            try:
+                async with resources.reads.connection() as connection:
+                    valid = await still_valid(connection, ids)
+            except AppError:
+                continue  # nothing is known now: the next look tells
+            for session, principal in self.sessions.items():
+                if principal.kind == "key" and principal.id not in valid:
+                    session.end(*CLOSE_REVOKED)
 
     def _dsn(self) -> str:
         if self._embedded is None:

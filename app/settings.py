@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     default_recipe: str = "sqal-1-reported"
 
     # Keeping.
-    sample_retention_days: int = Field(default=400, ge=1)
-    message_retention_days: int = Field(default=30, ge=1)
+    sample_retention_days: int = Field(default=400, ge=1, le=36_500)
+    message_retention_days: int = Field(default=30, ge=1, le=36_500)
     message_retention_bytes: int = Field(default=10 * GIB, ge=64 * MIB)
     quarantine_rows: int = Field(default=10_000, ge=1)
     quarantine_bytes: int = Field(default=256 * MIB, ge=MIB)

@@ -41,6 +41,7 @@ def configure_logging(level: str) -> None:
     # One line a socket or request from uvicorn would drown ours, which carry ids; its errors still come through.
     for name in ("uvicorn.access", "uvicorn.error", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_not_about_refused_handshakes)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -51,6 +52,11 @@ def configure_logging(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _not_about_refused_handshakes(record: logging.LogRecord) -> bool:
+    """uvicorn logs an error for every handshake that is properly answered 401 or 503; anybody could fill the log."""
+    return "without completing handshake" not in record.getMessage()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

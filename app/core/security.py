@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
 CACHE_S: Final = 5.0
 CACHE_KEYS: Final = 1_024
-FORWARDING: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
+FORWARDING: Final = (
+    b"forwarded",
+    b"via",
+    b"x-real-ip",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"true-client-ip",
+    b"cf-connecting-ip",
+    b"fastly-client-ip",
+    b"x-envoy-external-address",
+    b"x-original-forwarded-for",
+)
+FORWARDING_PREFIX: Final = b"x-forwarded"
 _KEY = re.compile(r"gvk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -92,6 +104,14 @@ async def revoke_key(connection: Connection, clock: Clock, key_id: str) -> None:
         raise NotFoundError("there is no such key")
 
 
+async def still_valid(connection: Connection, key_ids: Iterable[str]) -> set[str]:
+    """Those of `key_ids` that are not revoked."""
+    records = await connection.fetch(
+        "SELECT key_id FROM api_keys WHERE key_id = ANY($1) AND revoked_at IS NULL", list(key_ids)
+    )
+    return {record["key_id"] for record in records}
+
+
 class KeyRing:
     """Checks presented keys against the database, remembering up to `CACHE_KEYS` of them for `CACHE_S` seconds."""
 
@@ -130,10 +150,11 @@ class KeyRing:
 
 
 def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
-    """The key in `Authorization: Bearer ...` or `X-API-Key: ...`."""
-    scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return value.strip()
+    """The key in `Authorization: Bearer ...` or `X-API-Key: ...`; another scheme's credentials are a wrong key."""
+    given = headers.get(b"authorization", b"").decode("latin-1").strip()
+    scheme, _, value = given.partition(" ")
+    if given:
+        return value.strip() if scheme.lower() == "bearer" else given
     plain = headers.get(b"x-api-key", b"").decode("latin-1").strip()
     return plain or None
 
@@ -143,12 +164,18 @@ def is_local(scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], or
     on behalf of a foreign web page (whose scripts reach loopback too).
     """
     client = scope.get("client")
-    if not client or not _is_loopback(client[0]) or any(name in headers for name in FORWARDING):
+    if not client or not _is_loopback(client[0]):
+        return False
+    if any(name in FORWARDING or name.startswith(FORWARDING_PREFIX) for name in headers):
         return False
     if _host_of(headers.get(b"host", b"").decode("latin-1")) not in _LOCAL_NAMES:
         return False
     origin = headers.get(b"origin", b"").decode("latin-1")
-    return not origin or origin in origins or _host_of(urlsplit(origin).netloc) in _LOCAL_NAMES
+    if origin in origins:
+        return True
+    if headers.get(b"sec-fetch-site") == b"cross-site":
+        return False
+    return not origin or _host_of(urlsplit(origin).netloc) in _LOCAL_NAMES
 
 
 def _is_loopback(address: str) -> bool:

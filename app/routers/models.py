@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 Grade = Literal["A+", "A", "B", "C", "REJECT", "NOT_GRADABLE"]
 SiteCode = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
@@ -158,7 +158,7 @@ class DeviceChanges(BaseModel):
     site_code: SiteCode | None = None
     profile: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")] | None = None
     recipe: str | None = None
-    trust_defects: bool = False
+    trust_defects: StrictBool = False
 
 
 class QuarantineEntry(BaseModel):

@@ -40,12 +40,12 @@ class SensorEndpoint:
         with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
             await send({"type": "websocket.accept"})
             session = DeviceSession(ingest, receive, send, peer)
-            runtime.sessions.add(session)
+            runtime.sessions[session] = principal_of(scope)
             log.info("device connected", peer=peer, principal=principal_of(scope).id)
             try:
                 await session.run()
             finally:
-                runtime.sessions.discard(session)
+                runtime.sessions.pop(session, None)
                 log.info("device disconnected", peer=peer, sample_messages=session.sample_messages)
 
 

@@ -156,16 +156,24 @@ async def device_list(
         items, more = await devices.list_devices(
             connection, resources.device_states, runtime.clock.now(), after=_device_cursor(cursor), limit=limit
         )
-    return {"items": items, "next_cursor": more and base64.urlsafe_b64encode(more.encode()).decode().rstrip("=")}
+    return {"items": items, "next_cursor": more and _encode_device(more)}
+
+
+def _encode_device(device_id: str) -> str:
+    return base64.urlsafe_b64encode(device_id.encode()).decode().rstrip("=")
 
 
 def _device_cursor(text: str | None) -> str | None:
     if not text:
         return None
+    wrong = BadCursorError("the cursor is not one that this API gave")
     try:
-        return read_device_id(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode())
+        after = read_device_id(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode())
     except (binascii.Error, ValueError, RefusalError) as error:
-        raise BadCursorError("the cursor is not one that this API gave") from error
+        raise wrong from error
+    if _encode_device(after) != text:
+        raise wrong
+    return after
 
 
 @router.get("/devices/{device_id}", response_model=models.Device)

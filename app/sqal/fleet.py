@@ -26,6 +26,8 @@ MAX_PENDING: Final = 10_000
 FLUSH_EVERY_S: Final = 1.0
 RETRY_S: Final = 0.5
 MAX_JSON_BYTES: Final = 4_096
+MAX_JSON_DEPTH: Final = 16
+MAX_UPTIME_S: Final = 1e10
 HELLO_TEXTS: Final = ("mac_address", "ip_address", "location", "firmware_version", "sent_site_code")
 UPSERT: Final = """
     INSERT INTO devices AS d (device_id, first_seen, last_seen, last_sample_at, hello_at, mac_address, ip_address,
@@ -125,7 +127,7 @@ class Fleet:
             }
         )
         uptime = heartbeat.uptime if heartbeat.uptime is not None else figures.get("uptime_seconds")
-        news.uptime_s = float(uptime) if isinstance(uptime, int | float) else None
+        news.uptime_s = _seconds(uptime)
         news.waiting.append(_Once(answered))
         self._urgent.set()
 
@@ -229,12 +231,30 @@ async def write_news(connection: Connection, batch: dict[str, _News]) -> None:
     await connection.execute(UPSERT, *zip(*rows, strict=True))
 
 
+def _seconds(value: Any) -> float | None:
+    """A duration that can be one."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= MAX_UPTIME_S else None
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested; counted no further than is allowed."""
+    level, depth = [value], 0
+    while level and depth <= MAX_JSON_DEPTH:
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+        depth += bool(inner)
+        if not inner:
+            break
+    return depth
+
+
 def _small_json(value: Any) -> str | None:
-    """`value` as JSON text, None when there is none or it is no small, storable JSON."""
-    if value is None:
+    """`value` as JSON text, None when there is none or it is no small, flat, storable JSON."""
+    if value is None or _depth(value) > MAX_JSON_DEPTH:
         return None
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())  # fails for half a surrogate pair
     except (TypeError, ValueError, RecursionError):
         return None
-    return text if len(text) <= MAX_JSON_BYTES and "\\u0000" not in text and "\\ud" not in text.lower() else None
+    return text if size <= MAX_JSON_BYTES and "\\u0000" not in text else None

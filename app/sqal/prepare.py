@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from app.core.ids import uuid7
+from app.core.logging import get_logger
 from app.sqal import wire
 from app.sqal.errors import Code, RefusalError
 from app.sqal.intake import Origin, Refusal, Work
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 NOBODY: Final = ""  # the lane of messages that name no device
 HASH_BYTES: Final = 16
 TOGETHER: Final = 32
+log = get_logger("gaveurs.prepare")
 _PATH = re.compile(r" - at `\$\.?([A-Za-z0-9_.\[\]]+)`\Z")
 _INDEX = re.compile(r"\[[0-9.]*\]")
 
 
 def explain(error: msgspec.DecodeError | RecursionError, raw: bytes, encoding: Encoding) -> RefusalError:
     """A decoding error in our own words: which field, never what stood there."""
-    if isinstance(error, msgspec.ValidationError):
+    if isinstance(error, msgspec.ValidationError) and "out of range" not in str(error):
         match = _PATH.search(str(error))
         field = _INDEX.sub("", match[1]).strip(".") if match else "the message"
         if field.endswith("_matrix"):
@@ -40,9 +42,9 @@ def explain(error: msgspec.DecodeError | RecursionError, raw: bytes, encoding: E
         return RefusalError(Code.INVALID_TYPE, f"{field} has the wrong type")
     if encoding is Encoding.MSGPACK:
         return RefusalError(Code.MALFORMED_MSGPACK, "the message is not MessagePack")
-    if wire.holds_not_finite(raw):
-        return RefusalError(Code.NOT_FINITE, "the message holds NaN or Infinity, which JSON does not have")
-    return RefusalError(Code.MALFORMED_JSON, "the message is not JSON")
+    if wire.holds_not_finite(raw) or isinstance(error, msgspec.ValidationError):
+        return RefusalError(Code.NOT_FINITE, "the message holds NaN, Infinity, or a number beyond all bounds")
+    return RefusalError(Code.MALFORMED_JSON, "the message is not JSON, or nested too deep")
 
 
 class Preparer:
@@ -116,6 +118,9 @@ class Preparer:
             self._refuse(work, refusal)
         except (msgspec.DecodeError, RecursionError) as error:
             self._refuse(work, explain(error, work.raw, work.encoding))
+        except Exception:  # a defect that one message brings to light must not cost the others of its group anything
+            log.exception("a message could not be prepared", device_id=work.lane)
+            self._refuse(work, RefusalError(Code.NOT_STORABLE, "the message cannot be stored"))
         return None
 
     def _refuse(self, work: Work, refusal: RefusalError) -> None:

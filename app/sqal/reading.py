@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
 from math import isfinite
@@ -68,6 +68,7 @@ _NO_META: Final = SampleMeta()
 _DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,63}\Z")
 _SITE = re.compile(r"[A-Z]{2}\Z")
 _SITE_IN_ID = re.compile(r"[A-Za-z0-9]+[_-](?:(?:DEMO|DOCKER)[_-])?([A-Z]{2})(?:[_-]|\Z)")
+_TIME = re.compile(r"[0-9W:.,+\-TtZz ]+\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -113,11 +114,14 @@ def parse_time(text: str | None) -> datetime:
         raise RefusalError(Code.MISSING_FIELD, "timestamp is missing")
     try:
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is UTC:
-            return moment
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.tzinfo is not UTC:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise RefusalError(Code.INVALID_TIMESTAMP, "timestamp is not an ISO 8601 date and time") from error
+    # The parser takes any separator; the driver takes the calendar's two ends for infinity.
+    if not _TIME.match(text) or not MINYEAR < moment.year < MAXYEAR:
+        raise RefusalError(Code.INVALID_TIMESTAMP, "timestamp is not an ISO 8601 date and time")
+    return moment
 
 
 def is_plausible(device_time: datetime, now: datetime, retention: timedelta) -> bool:

@@ -40,6 +40,7 @@ HELLO_WAIT_S: Final = 1.0
 SLOW_DOWN_EVERY_S: Final = 1.0
 FLUSH_DEADLINE_S: Final = 5.0
 CLOSE_RESTART: Final = (1012, "service restart")
+CLOSE_REVOKED: Final = (1008, "the key was revoked")
 CLOSE_GARBAGE: Final = (1008, "the last 100 messages were all refused")
 CLOSE_DEFECT: Final = (1011, "internal error")
 CLOSE_UNREAD: Final = (1013, "answers are not being read")
@@ -210,6 +211,7 @@ class DeviceSession:
         match message:
             case wire.SensorBatch():
                 await self._take_batch(message, encoding)
+                return  # its verdicts say whether it was good
             case wire.Hello():
                 self._take_hello(message, encoding)
             case wire.Heartbeat():

@@ -308,9 +308,11 @@ class SampleStore:
         for work, held in pairs:
             original = originals.get(held.id)
             if original is not None:
-                before = self._codec.decompress(original["codec"], original["body"])
-                now = self._codec.decompress(work.codec, work.body)
-                if _meaning(before, Encoding(original["encoding"])) == _meaning(now, work.encoding):
+                before = _meaning(
+                    self._codec.decompress(original["codec"], original["body"]), Encoding(original["encoding"])
+                )
+                now = _meaning(self._codec.decompress(work.codec, work.body), work.encoding)
+                if before is not None and before == now:
                     same.add(work.id)
         return same
 
@@ -334,7 +336,12 @@ def _disagrees(reading: Reading, grade: str) -> bool:
     return reading.claimed_compliant is not None and compliant is not None and reading.claimed_compliant != compliant
 
 
-def _meaning(raw: bytes, encoding: Encoding) -> object:
-    """A message as plain values; the type that may be left out is filled in."""
-    decoded = msgspec.json.decode(raw) if encoding is Encoding.JSON else msgspec.msgpack.decode(raw)
+def _meaning(raw: bytes, encoding: Encoding) -> dict[str, object] | None:
+    """A message as plain values; the type that may be left out is filled in. None for what only its known fields let
+    through: its bytes are all that can be compared.
+    """
+    try:
+        decoded = json.loads(raw) if encoding is Encoding.JSON else msgspec.msgpack.decode(raw)
+    except (ValueError, RecursionError, msgspec.DecodeError):
+        return None
     return {"type": "sensor_data", **decoded}

@@ -198,22 +198,30 @@ GLANCE_BYTES: Final = 256 * 1024
 GLANCE_DEVICE_BYTES: Final = 512
 
 
+def _decode(decoder: Any, raw: bytes | Raw) -> Any:
+    """msgspec's own errors, and for text that is no UTF-8 (which it reports otherwise in MessagePack) the same."""
+    try:
+        return decoder.decode(raw)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("text that is not UTF-8") from error
+
+
 def decode_type(raw: bytes, encoding: Encoding) -> str:
     """The message's `type`, `sensor_data` when it has none. Raises msgspec.DecodeError or RecursionError."""
     if encoding is Encoding.JSON and (match := _LEADING_TYPE.match(raw)):
         return match[1].decode()
-    head: Head = _HEADS[encoding].decode(raw)
+    head: Head = _decode(_HEADS[encoding], raw)
     return head.type
 
 
 def decode_as(kind: str, raw: bytes | Raw, encoding: Encoding) -> Any:
     """The struct of `kind` (a key of `KINDS`). Raises msgspec.DecodeError or RecursionError."""
-    return _DECODERS[encoding][kind].decode(raw)
+    return _decode(_DECODERS[encoding][kind], raw)
 
 
 def decode_defects(raw: Raw, encoding: Encoding) -> list[Defect] | None:
     """The device's defect list, or None for an absent one. Raises msgspec.DecodeError when it is no such list."""
-    defects: list[Defect] | None = _DEFECTS[encoding].decode(raw) if bytes(raw) else None
+    defects: list[Defect] | None = _decode(_DEFECTS[encoding], raw) if bytes(raw) else None
     return defects
 
 
@@ -226,7 +234,7 @@ def encode(message: Struct | dict[str, Any], encoding: Encoding) -> bytes:
 def glance_ids(raw: bytes | Raw, encoding: Encoding) -> Ids:
     """Whom a message that cannot be stored names, as far as it can be read; a broken one by its first bytes."""
     try:
-        ids: Ids = _IDS[encoding].decode(raw)
+        ids: Ids = _decode(_IDS[encoding], raw)
     except (msgspec.DecodeError, RecursionError):
         start = bytes(raw)[:GLANCE_BYTES]
         device, sample = _DEVICE_ID.search(start), _SAMPLE_ID.search(start)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support import Server, data_folder, device, free_port, running_server, trimmed
 
@@ -99,6 +99,16 @@ def test_a_revoked_key_is_useless_within_seconds(guarded: Server) -> None:
     assert (unknown.returncode, unknown.stderr) == (2, "gaveurs: there is no such key\n")
 
 
+async def test_a_revoked_key_loses_its_open_socket(guarded: Server) -> None:
+    value = key(guarded, "device")
+    async with device(guarded, additional_headers=bearer(value)) as client:
+        assert (await client.ask(trimmed(sample_id="before")))["status"] == "saved"
+        assert gaveurs(guarded.folder, "keys", "revoke", value.split("_")[1]).returncode == 0
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
+        assert client.socket.close_code == 1008
+
+
 async def test_open_mode_serves_local_peers_only(server: Server) -> None:
     assert server.request("/api/sqal/samples")[0] == 200
     for headers in (
@@ -145,6 +155,10 @@ def test_a_wrong_setting_is_one_clear_line() -> None:
         assert done.returncode == 2
         assert done.stderr.startswith("gaveurs: REDIS_PORT: ")
         assert done.stderr.count("\n") == 1
+        done = gaveurs(folder, "serve", "--port", "0", DEFAULT_RECIPE="nope")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith("gaveurs: DEFAULT_RECIPE: there is no recipe 'nope'")
+        assert gaveurs(folder, "serve", SAMPLE_RETENTION_DAYS="999999999").returncode == 2
         done = gaveurs(folder, "serve", "--auth", "sometimes")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

@@ -128,6 +128,48 @@ async def test_a_hundred_refused_messages_in_a_row_end_the_connection(server: Se
         assert client.socket.close_code == 1008
 
 
+async def test_garbage_in_batches_ends_the_connection_too(server: Server) -> None:
+    async with device(server) as client:
+        for _ in range(100):
+            assert (await client.ask({"type": "sensor_batch", "samples": [1, 2]}))["type"] == "batch_ack"
+        with pytest.raises(ConnectionClosed):
+            await client.ask({"type": "ping"})
+        assert client.socket.close_code == 1008
+
+
+async def test_hostile_messagepack_costs_nobody_else_anything(server: Server) -> None:
+    async with connect(server.ws_url) as socket, device(server) as neighbour:
+        await socket.recv()
+        for field in ("sample_id", "lot_id", "type"):
+            message = msgspec.msgpack.encode(trimmed(**{field: "QQ"})).replace(b"\xa2QQ", b"\xa2\xff\xfe")
+            await socket.send(message)
+            assert msgspec.msgpack.decode(await socket.recv(decode=False))["code"] == "malformed_msgpack"
+        await socket.send(msgspec.msgpack.encode({"type": "heartbeat", "device_id": "N", "uptime": float("nan")}))
+        assert msgspec.msgpack.decode(await socket.recv(decode=False))["type"] == "heartbeat_ack"
+        assert (await neighbour.ask(trimmed(sample_id="unharmed")))["type"] == "ack"
+    assert not [event for event in server.events() if event["level"] in ("error", "critical")]
+
+
+async def test_a_hostile_heartbeat_is_kept_out_of_the_fleet_list(server: Server) -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    beat = {"type": "heartbeat", "device_id": "ESP32_MT_66"}
+    async with device(server) as client:
+        for stats in (
+            {"a": deep},
+            {"uptime_seconds": int("9" * 400)},
+            {"a": "\x00"},
+            {"a": "x" * 5_000},
+            {"face": "\U0001f600"},
+        ):
+            assert (await client.ask(beat | {"stats": stats}))["type"] == "heartbeat_ack"
+        assert (await client.ask(beat | {"uptime": -1}))["type"] == "heartbeat_ack"
+    known = server.get("/api/sqal/devices/ESP32_MT_66")
+    assert (known["boots"], known["uptime_s"]) == (0, None)
+    assert "ESP32_MT_66" in {item["device_id"] for item in server.get("/api/sqal/devices?limit=200")["items"]}
+
+
 async def test_one_socket_may_carry_several_devices_without_hello(server: Server) -> None:
     async with device(server, path="/ws/sensors/") as client:
         for name in ("ESP32_LS_01", "ESP32_MT_01"):

@@ -53,6 +53,13 @@ async def test_the_same_content_in_other_bytes_is_a_duplicate(bench: Bench) -> N
     assert [verdict.status for verdict in await bench.write(spaced, packed)] == ["duplicate", "duplicate"]
 
 
+async def test_what_only_its_bytes_can_tell_is_compared_by_its_bytes(bench: Bench) -> None:
+    odd = json.dumps(trimmed()).encode()[:-1] + b', "x": ' + b"9" * 5_000 + b"}"
+    assert [verdict.status for verdict in await bench.write(odd, odd)] == ["saved", "duplicate"]
+    (spaced,) = await bench.write(odd.replace(b', "x": ', b',  "x": '))
+    assert spaced.code is Code.IDENTITY_CONFLICT
+
+
 async def test_the_same_sample_id_at_another_time_or_device_is_another_sample(bench: Bench) -> None:
     verdicts = await bench.write(
         trimmed(), trimmed(timestamp="2026-02-02T08:15:30.251Z"), trimmed(device_id="ESP32_LL_02")

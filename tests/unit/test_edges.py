@@ -76,6 +76,9 @@ def test_a_local_peer_with_a_local_host_needs_no_key(host: bytes) -> None:
         ("127.0.0.1", LOCAL_HOST | {b"x-forwarded-for": b"127.0.0.1"}),
         ("127.0.0.1", LOCAL_HOST | {b"forwarded": b"for=127.0.0.1"}),
         ("127.0.0.1", LOCAL_HOST | {b"x-real-ip": b"10.0.0.1"}),
+        ("127.0.0.1", LOCAL_HOST | {b"x-forwarded-port": b"80"}),
+        ("127.0.0.1", LOCAL_HOST | {b"cf-connecting-ip": b"10.0.0.1"}),
+        ("127.0.0.1", LOCAL_HOST | {b"sec-fetch-site": b"cross-site"}),
         ("127.0.0.1", LOCAL_HOST | {b"origin": b"https://evil.example"}),
         ("127.0.0.1", LOCAL_HOST | {b"origin": b"null"}),
         ("not an address", LOCAL_HOST),
@@ -94,7 +97,8 @@ def test_a_named_origin_is_welcome() -> None:
 def test_a_key_is_found_in_either_header() -> None:
     assert presented_key({b"authorization": b"Bearer gvk_1"}) == "gvk_1"
     assert presented_key({b"x-api-key": b"gvk_2"}) == "gvk_2"
-    assert presented_key({b"authorization": b"Basic abc"}) is None
+    assert presented_key({b"authorization": b"Basic abc"}) == "Basic abc"  # a wrong key, not none
+    assert presented_key({}) is None
 
 
 def test_roles_allow_what_they_say() -> None:

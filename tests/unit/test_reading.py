@@ -15,7 +15,7 @@ from app.sqal.flags import Flag
 from app.sqal.frame import decode_frame
 from app.sqal.intake import Verdict, Work
 from app.sqal.prepare import Preparer
-from app.sqal.reading import is_plausible, parse_time, resolve_site, site_in_id
+from app.sqal.reading import is_plausible, parse_time, read_sample, resolve_site, site_in_id
 from app.sqal.wire import Encoding
 from tests.support import SESSION, trimmed
 
@@ -83,6 +83,8 @@ REFUSED: list[tuple[str, dict[str, Any], Code]] = [
     ("no timestamp", {"timestamp": ...}, Code.MISSING_FIELD),
     ("timestamp yesterday", {"timestamp": "yesterday"}, Code.INVALID_TIMESTAMP),
     ("timestamp before the calendar", {"timestamp": "0001-01-01T00:00:00+23:59"}, Code.INVALID_TIMESTAMP),
+    ("timestamp at the end of the calendar", {"timestamp": "9999-12-31T23:59:59.999999Z"}, Code.INVALID_TIMESTAMP),
+    ("timestamp with a NUL", {"timestamp": "2026-11-23\x0000:00:00"}, Code.INVALID_TIMESTAMP),
     ("timestamp as number", {"timestamp": 1_795_453_410}, Code.INVALID_TYPE),
     ("no tof block", {"vl53l8ch": ...}, Code.MISSING_FIELD),
     ("no spectral block", {"as7341": ...}, Code.MISSING_FIELD),
@@ -108,6 +110,7 @@ def test_what_cannot_be_stored_is_refused_with_its_code(changes: dict[str, Any],
         (b'{"x":' + b"[" * 100_000, Code.MALFORMED_JSON),
         (b'{"type":"sensor_data","x":NaN}', Code.NOT_FINITE),
         (b'{"type":"sensor_data","x":[1,-Infinity]}', Code.NOT_FINITE),
+        (json.dumps(trimmed()).replace("0.9115", "1e999").encode(), Code.NOT_FINITE),
         (b'"just text"', Code.INVALID_TYPE),
         (b"[]", Code.INVALID_TYPE),
     ],
@@ -125,6 +128,31 @@ def test_messagepack_can_say_nan_and_is_refused(path: str, bad: float) -> None:
     work = prepare(trimmed(**{path: value}), Encoding.MSGPACK)
     assert work.refusal is not None
     assert work.refusal.code is Code.NOT_FINITE
+
+
+@pytest.mark.parametrize("field", ["sample_id", "lot_id", "type", "device_id"])
+def test_messagepack_text_that_is_no_utf8_is_refused(field: str) -> None:
+    raw = msgspec.msgpack.encode(trimmed(**{field: "QQ"})).replace(b"\xa2QQ", b"\xa2\xff\xfe")
+    work = prepare(raw, Encoding.MSGPACK)
+    assert work.refusal is not None
+    assert work.refusal.code is Code.MALFORMED_MSGPACK
+
+
+def test_a_defect_that_one_message_brings_to_light_stays_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.sqal import prepare as module
+
+    def read(message: Any, encoding: Encoding) -> Any:
+        if message.sample_id == "7":
+            raise ZeroDivisionError
+        return read_sample(message, encoding)
+
+    monkeypatch.setattr(module, "read_sample", read)
+    preparer = Preparer(MessageCodec(), SystemClock())
+    works = [
+        preparer.sample(json.dumps(trimmed(sample_id=str(n))).encode(), Encoding.JSON, Nobody(), None) for n in range(9)
+    ]
+    preparer.prepare(works)
+    assert [n for n, work in enumerate(works) if work.refusal] == [7]
 
 
 def test_a_refusal_still_names_whom_it_refuses() -> None:
