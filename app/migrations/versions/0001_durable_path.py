@@ -78,7 +78,7 @@ STATEMENTS = (
         profile          text,
         content_hash     bytea NOT NULL,
         frame            bytea NOT NULL,
-        UNIQUE (device_id, device_time, sample_id)
+        UNIQUE (sample_id, device_id, device_time)  -- in this order it also finds a sample by its id and device
     ) PARTITION BY RANGE (device_time)
     """,
     "CREATE TABLE samples_default PARTITION OF samples DEFAULT",
