@@ -80,15 +80,15 @@ def _settings(host: str, data_dir: Path | None, auth: str | None) -> Settings:
     return settings
 
 
-def _welcome(settings: Settings, listener: socket.socket) -> str:
-    """Where to look; returns the base URL."""
+def _welcome(settings: Settings, listener: socket.socket, *, always: bool = False) -> str:
+    """Where to look, for a person at a terminal (or `always`); returns the base URL."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if sys.stdout.isatty():
+    if always or sys.stdout.isatty():
         where = "DATABASE_URL" if settings.database_url else f"embedded PostgreSQL in {settings.data_dir}"
         print(f"\n  gaveurs-backend on {url}\n    samples   {url}/api/sqal/samples\n    API       {url}/docs")
         print(f"    health    {url}/health/ready\n    devices   ws://{host}:{port}/ws/sensors")
-        print(f"    database  {where}\n    access    {settings.auth}\n")
+        print(f"    database  {where}\n    access    {settings.auth}\n", flush=True)
     return url
 
 
@@ -121,7 +121,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000, data_dir: DataDir = None, 
     """Serve, with three simulated devices streaming in."""
     settings = _settings(host, data_dir, auth)
     listener = listen(host, port)
-    url = _welcome(settings, listener)
+    url = _welcome(settings, listener, always=True)
     _end_quietly()
     sys.exit(uvloop.run(_demo(settings, listener, url)))
 

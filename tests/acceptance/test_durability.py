@@ -162,3 +162,16 @@ async def test_a_database_that_dies_alone_is_started_again(own_server: Server) -
 
 def test_times_in_answers_are_utc(own_server: Server) -> None:
     assert datetime.fromisoformat(own_server.events()[0]["timestamp"]).tzinfo is not None
+
+
+def test_the_demo_says_what_to_open_and_its_samples_come_in() -> None:
+    with running_server(command="demo") as demo:
+        assert f"{demo.url}/api/sqal/samples" in demo.log()
+        seen = 0
+        while seen < 3:
+            now = len(demo.all_samples())
+            assert now >= seen
+            seen = now
+        states = {item["device_id"]: item["state"] for item in demo.get("/api/sqal/devices")["items"]}
+        assert set(states.values()) == {"online"}
+        assert demo.stop() == 0
