@@ -21,7 +21,7 @@ from app.core.logging import get_logger
 
 LAUNCHER = Path(__file__).with_name("launch_postgres.py")
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 107 bytes; PostgreSQL appends /.s.PGSQL.5432
-USER = DATABASE = "gaveurs"
+USER = "gaveurs"
 PORT = 5432  # names the socket file only: nothing listens on TCP
 START_DEADLINE_S = 60.0
 STOP_STEPS = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))

@@ -44,11 +44,6 @@ class NotFoundError(AppError):
     code = "not_found"
 
 
-class ConflictError(AppError):
-    status = 409
-    code = "conflict"
-
-
 class StartingError(AppError):
     """The process listens but its resources are not open yet, or are closing."""
 

@@ -17,7 +17,6 @@ class Code(StrEnum):
     MISSING_FIELD = "missing_field"
     INVALID_TYPE = "invalid_type"
     INVALID_IDENTITY = "invalid_identity"
-    INVALID_TEXT = "invalid_text"
     INVALID_TIMESTAMP = "invalid_timestamp"
     INVALID_MATRIX = "invalid_matrix"
     OUT_OF_RANGE = "out_of_range"

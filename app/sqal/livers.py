@@ -58,10 +58,6 @@ class Liver:
         """Of the half-ellipsoid, without a planted body."""
         return 2 / 3 * pi * self.semi_major_mm * self.semi_minor_mm * self.height_mm
 
-    @property
-    def mass_g(self) -> float:
-        return self.volume_mm3 * DENSITY_G_PER_MM3
-
 
 def draw_lot_mean_g(rng: Generator) -> float:
     return float(rng.normal(LOT_MEAN_G, LOT_SD_G))
