@@ -324,11 +324,16 @@ class Runtime:
                 return
 
     def _background(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task owned by the stack. One that fails takes the process down: half a service is worse than a restart."""
+        """A task owned by the stack. One that fails, or ends unasked, takes the process down: half a service is worse
+        than a restart.
+        """
         task = asyncio.create_task(work, name=name)
 
         def watch(ended: asyncio.Task[None]) -> None:
-            if not ended.cancelled() and (error := ended.exception()) is not None:
+            if ended.cancelled():
+                return
+            error = ended.exception()
+            if error is not None or self.phase is not Phase.DRAINING:
                 log.critical("a background task failed", task=name, exc_info=error)
                 self._give_up()
 

@@ -151,14 +151,16 @@ class Intake:
 
         Empty only when the intake was closed and nothing is left.
         """
-        while not self._rows:
-            if self._closed:
-                return []
-            self._filled.clear()
-            await self._filled.wait()
-        if linger_s > 0 and self._rows < max_rows and self._bytes < max_bytes and not self._closed:
-            await asyncio.sleep(linger_s)
-        return self._take(max_rows, max_bytes)
+        while True:
+            while not self._rows:
+                if self._closed:
+                    return []
+                self._filled.clear()
+                await self._filled.wait()
+            if linger_s > 0 and self._rows < max_rows and self._bytes < max_bytes and not self._closed:
+                await asyncio.sleep(linger_s)
+            if group := self._take(max_rows, max_bytes):  # another writer may have taken all while this one lingered
+                return group
 
     def _take(self, max_rows: int, max_bytes: int) -> list[Work]:
         group: list[Work] = []
