@@ -148,4 +148,4 @@ async def replay_refused(connection: Connection, settings: Settings, entry_id: U
     recipes = recipe_book(settings.default_recipe)
     store = SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
     await store.register_recipes(connection)
-    return await replay(connection, quarantine, store, Preparer(codec, _clock), entry_id)
+    return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

@@ -251,7 +251,7 @@ class Runtime:
             intake=intake,
             ingest=Ingest(
                 intake=intake,
-                preparer=Preparer(codec, self.clock),
+                preparer=Preparer(self.clock),
                 fleet=fleet,
                 availability=self._availability,
                 clock=self.clock,

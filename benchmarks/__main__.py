@@ -78,7 +78,7 @@ async def bytes_a_sample(dsn: str) -> None:
     size = await connection.fetchval(
         "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'samples'::regclass"
     )
-    bodies = await connection.fetchval("SELECT avg(length(body)) FROM (SELECT body FROM messages LIMIT 2000) AS newest")
+    bodies = await connection.fetchval("SELECT sum(length(body))::float8 / sum(cardinality(ids)) FROM messages")
     await connection.close()
     print(f"\nhot bytes a sample (row and indexes, {rows:,} rows): {float(size) / rows:,.0f}; original: {bodies:,.0f}")
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.core.clock import SystemClock
-from app.sqal import wire
+from app.sqal import originals, wire
 from app.sqal.codec import MessageCodec
-from app.sqal.prepare import Preparer
+from app.sqal.prepare import TOGETHER, Preparer
 from app.sqal.reading import finish_drafts, read_sample
 from app.sqal.recipes import DeviceProfile, ReportedRecipe
 from app.sqal.wire import Encoding
@@ -18,6 +18,8 @@ from benchmarks.load import templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from app.sqal.intake import Work
 
 
 def each(work: Callable[[], Any], count: int) -> float:
@@ -37,7 +39,7 @@ class Nobody:
 def report() -> None:
     """Print a row a stage."""
     codec = MessageCodec()
-    preparer = Preparer(codec, SystemClock())
+    preparer = Preparer(SystemClock())
     recipe, profile, nobody = ReportedRecipe(), DeviceProfile(), Nobody()
     print("\n| stage, us a sample | 16 kB | 2.2 kB |\n|---|---|---|")
     columns: list[dict[str, float]] = []
@@ -47,20 +49,23 @@ def report() -> None:
         drafts = [read_sample(message, Encoding.JSON) for message in messages]
         count = len(raws)
 
-        def prepare(raws: list[bytes] = raws) -> None:
-            works = [preparer.sample(raw, Encoding.JSON, nobody, None) for raw in raws]
-            for start in range(0, len(works), 32):
-                preparer.prepare(works[start : start + 32])
+        def fresh(raws: list[bytes] = raws) -> list[Work]:
+            return [preparer.sample(raw, Encoding.JSON, nobody, None) for raw in raws]
+
+        def prepare(fresh: Callable[[], list[Work]] = fresh) -> None:
+            works = fresh()
+            for start in range(0, len(works), TOGETHER):
+                preparer.prepare(works[start : start + TOGETHER])
 
         frames = [draft.reading.frame for draft in drafts]
         stages: dict[str, Callable[[], Any]] = {
             "decode (msgspec)": partial(over, lambda raw: wire.decode_as("sensor_data", raw, Encoding.JSON), raws),
             "check fields": partial(over, lambda message: read_sample(message, Encoding.JSON), messages),
-            "pack frames": partial(finish_drafts, drafts),
+            "pack frames (numpy)": partial(finish_drafts, drafts),
+            "the three above, as the server does them": prepare,
             "hash (SHA-256)": partial(over, lambda raw: hashlib.sha256(raw).digest(), raws),
-            "compress (zstd)": partial(over, codec.compress, raws),
+            "compress in blocks (zstd)": partial(originals.pack, codec, fresh()),
             "grade": partial(recipe.grade, frames, [profile] * count),
-            "all of these but grade": prepare,
         }
         columns.append({name: each(work, count) for name, work in stages.items()})
     for name in columns[0]:

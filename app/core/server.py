@@ -6,13 +6,60 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.errors import CannotStartError
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from fastapi import FastAPI
+    from websockets.http11 import Request
 
 TRANSPORT_MAX_BYTES: Final = 16 * 1024 * 1024  # a larger frame ends its connection (1009); below, ingest answers
+UTF8_EXTENSION: Final = "gaveurs.websocket.utf8"
+
+
+class Utf8WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, with one ASGI extension: an application that has called
+    `scope["extensions"][UTF8_EXTENSION]()` receives text messages as `{"utf8": bytes}`, checked but not decoded.
+    ASGI knows only str: a parser of UTF-8 would have every message decoded and encoded again for nothing.
+    """
+
+    utf8_wanted = False
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):  # else the handshake was refused
+            extensions: dict[str, Any] = self.scope["extensions"]
+            extensions[UTF8_EXTENSION] = self._want_utf8
+
+    def _want_utf8(self) -> None:
+        self.utf8_wanted = True
+
+    def send_receive_event_to_app(self) -> None:
+        if not self.utf8_wanted or self.curr_msg_data_type != "text" or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        try:
+            data.isascii() or data.decode()
+        except UnicodeDecodeError:  # as uvicorn does, but for the traceback in our log: it is the client's fault
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
+        message: MutableMapping[str, Any] = {"type": "websocket.receive", "utf8": data}
+        self.queue.put_nowait(message)  # type: ignore[arg-type]
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+
+def want_utf8(scope: MutableMapping[str, Any]) -> None:
+    """Ask for text messages as UTF-8 where the server can; under another server they stay str."""
+    if ask := scope.get("extensions", {}).get(UTF8_EXTENSION):
+        ask()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,7 +81,7 @@ def make_server(app: FastAPI, **options: Any) -> uvicorn.Server:
     """uvicorn with the options that ingest needs: no per-message deflate, no trust in forwarding headers."""
     config = uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=Utf8WebSocket,
         ws_max_size=TRANSPORT_MAX_BYTES,
         ws_per_message_deflate=False,
         http="httptools",

@@ -11,6 +11,7 @@ from starlette.routing import WebSocketRoute
 from app.core.errors import AppError, StartingError
 from app.core.logging import get_logger
 from app.core.security import Role
+from app.core.server import want_utf8
 from app.dependencies import principal_of, runtime_of
 from app.resources import Phase
 from app.routers.middleware import refuse
@@ -38,6 +39,7 @@ class SensorEndpoint:
             return
         peer = scope["client"][0] if scope.get("client") else None
         with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
+            want_utf8(scope)
             await send({"type": "websocket.accept"})
             session = DeviceSession(ingest, receive, send, peer)
             runtime.sessions[session] = principal_of(scope)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 VERSION: Final = 1
@@ -85,15 +87,24 @@ class Frame:
     planes: dict[str, Plane]
 
 
-def encode_matrices(samples: list[list[float]], mask: int, side: int) -> list[bytes | None]:
-    """Pack the zone matrices of many samples at once, each given as its planes' zones one after the other.
+def pack_doubles(zones: list[float]) -> bytes:
+    """The zones of a sample's matrices, plane after plane: three times faster than an array, and no objects stay."""
+    return _DOUBLES[len(zones)].pack(*zones)
 
-    `mask` says which of `MATRICES` they have, the same for all. None for a sample with a value that is not finite,
-    negative, or above its plane's limit (`PLANE_LIMITS`). Thirty at once cost a third of thirty times one.
+
+def stack_matrices(samples: Iterable[bytes], mask: int, side: int) -> NDArray[np.float64]:
+    """(samples, planes, zones): the zone matrices of many samples, each given by `pack_doubles`. `mask` says which of
+    `MATRICES` they have, the same for all.
     """
-    zones, planes = side * side, mask.bit_count()
-    pack = _DOUBLES[planes * zones].pack  # three times faster than np.array
-    values = np.frombuffer(b"".join([pack(*flat) for flat in samples])).reshape(-1, planes, zones)
+    return np.frombuffer(b"".join(samples)).reshape(-1, mask.bit_count(), side * side)
+
+
+def encode_matrices(values: NDArray[np.float64], mask: int) -> list[bytes | None]:
+    """Pack the zone matrices of many samples at once, as `stack_matrices` gives them.
+
+    None for a sample with a value that is not finite, negative, or above its plane's limit (`PLANE_LIMITS`). Thirty at
+    once cost a third of thirty times one.
+    """
     lows, tops = values.min(axis=2), values.max(axis=2)
     limits = np.array([limit for bit, limit in enumerate(PLANE_LIMITS) if mask & (1 << bit)])
     valid = ((lows >= 0) & (tops <= limits)).all(axis=1)  # a NaN makes both ends NaN, and comparisons with it false

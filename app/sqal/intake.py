@@ -63,9 +63,7 @@ class Work:
     peer: str | None
     size_bytes: int
     raw: bytes = b""
-    """The message as it came; given up when `body` holds it compressed."""
-    codec: int = 0
-    body: bytes = b""
+    """The message as it came."""
     content_hash: bytes = b""
     reading: Reading | None = None
     refusal: Refusal | None = None

@@ -1,9 +1,8 @@
-"""From the bytes of one sample message to a work for the commit queue: decoded, checked, hashed, compressed."""
+"""From the bytes of one sample message to a work for the commit queue: decoded, checked, packed."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.core.clock import Clock
-    from app.sqal.codec import MessageCodec
 
 NOBODY: Final = ""  # the lane of messages that name no device
-HASH_BYTES: Final = 16
 TOGETHER: Final = 32
 log = get_logger("gaveurs.prepare")
 _PATH = re.compile(r" - at `\$\.?([A-Za-z0-9_.\[\]]+)`\Z")
@@ -54,8 +51,7 @@ class Preparer:
     A message that cannot be stored is a work too: its refusal is committed (to quarantine) with the rest.
     """
 
-    def __init__(self, codec: MessageCodec, clock: Clock) -> None:
-        self._codec = codec
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._fresh: list[Work] = []
 
@@ -92,21 +88,15 @@ class Preparer:
         self.prepare(works)
 
     def prepare(self, works: Sequence[Work]) -> None:
-        """Decode, check, pack, hash and compress; sets each work's reading or refusal. Works already prepared stay."""
-        fresh = [work for work in works if not work.content_hash]
-        drafts = [(work, draft) for work in fresh if work.refusal is None and (draft := self._draft(work)) is not None]
+        """Decode, check and pack; sets each work's reading or refusal. Works already prepared stay."""
+        fresh = [work for work in works if work.reading is None and work.refusal is None]
+        drafts = [(work, draft) for work in fresh if (draft := self._draft(work)) is not None]
         for (work, draft), refusal in zip(drafts, finish_drafts([draft for _, draft in drafts]), strict=True):
             if refusal is None:
                 work.reading = draft.reading
                 work.lane = draft.reading.device_id
             else:
                 self._refuse(work, refusal)
-        for work in fresh:
-            work.content_hash = hashlib.sha256(work.raw).digest()[:HASH_BYTES]
-        compress = self._codec.compress
-        for work in fresh:
-            work.codec, work.body = compress(work.raw)
-            work.raw = b""
 
     def _draft(self, work: Work) -> Draft | None:
         try:

@@ -63,16 +63,17 @@ class Quarantine:
         """Keep refused messages, in the caller's transaction."""
         if not refused:
             return
+        bodies = [self._codec.compress(work.raw) for work, _ in refused]
         rows = [
             (
                 work.id, work.received_at, str(verdict.code), verdict.reason or "", *_names(work), work.peer,
-                work.size_bytes, len(work.body), work.codec, int(work.encoding), work.body,
+                work.size_bytes, len(body), codec, int(work.encoding), body,
             )
-            for work, verdict in refused
+            for (work, verdict), (codec, body) in zip(refused, bodies, strict=True)
         ]  # fmt: skip
         await connection.execute(INSERT, *zip(*rows, strict=True))
         self._rows_since_trim += len(rows)
-        self._bytes_since_trim += sum(len(work.body) for work, _ in refused)
+        self._bytes_since_trim += sum(len(body) for _, body in bodies)
         if (
             self._rows_since_trim * TRIM_EVERY >= self._max_rows
             or self._bytes_since_trim * TRIM_EVERY >= self._max_bytes

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.core.errors import NotFoundError
+from app.sqal import originals
 from app.sqal.cursor import Cursor
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO, decode_frame, frame_as_json
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from app.core.database import Connection
     from app.sqal.codec import MessageCodec
+    from app.sqal.wire import Encoding
 
 COLUMNS: Final = """
     s.id, s.device_id, s.sample_id, s.lot, s.lot_id, s.farmer, s.origin, s.location, s.site_code, s.device_time,
@@ -118,15 +119,11 @@ async def sample_message(
     connection: Connection, codec: MessageCodec, device_id: str, sample_id: str, device_time: datetime | None
 ) -> tuple[bytes, Encoding]:
     """The original message, byte for byte. NotFoundError once it is past its retention."""
-    found = await _find(connection, "s.id, s.message_segment", device_id, sample_id, device_time)
-    record = await connection.fetchrow(
-        "SELECT codec, encoding, body FROM messages WHERE segment = $1 AND id = $2",
-        found["message_segment"],
-        found["id"],
-    )
-    if record is None:
+    found = await _find(connection, "s.id, s.message_group", device_id, sample_id, device_time)
+    kept = await originals.read(connection, codec, {found["id"]: found["message_group"]})
+    if found["id"] not in kept:
         raise NotFoundError("the original message is no longer kept")
-    return codec.decompress(record["codec"], record["body"]), Encoding(record["encoding"])
+    return kept[found["id"]]
 
 
 def _unit(value: int | None) -> float | None:

@@ -10,6 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
 from app.sqal.errors import Code, RefusalError
 from app.sqal.flags import Flag
@@ -22,11 +23,24 @@ from app.sqal.frame import (
     encode_channels,
     encode_head,
     encode_matrices,
+    pack_doubles,
+    stack_matrices,
 )
-from app.sqal.wire import Encoding, FusionBlock, Matrices, SampleMeta, SensorData, TofBlock, decode_defects
+from app.sqal.wire import (
+    NOTHING_RAW,
+    Encoding,
+    FusionBlock,
+    Matrices,
+    SampleMeta,
+    SensorData,
+    TofBlock,
+    decode_defects,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from app.sqal.wire import Matrix, SpectralBlock
 
@@ -62,7 +76,6 @@ _SCORE_NAMES: Final = (
 )  # fmt: skip
 STATUS_BIT: Final = 1 << 4
 _ROW_LENGTHS: Final = {side: [side] * side for side in (4, 8)}
-_ALL_VALID: Final = {5.0}
 _NO_FUSION: Final = FusionBlock()
 _NO_META: Final = SampleMeta()
 _DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,63}\Z")
@@ -104,7 +117,7 @@ class Draft(msgspec.Struct, gc=False):
     reading: Reading
     side: int
     mask: int
-    zones: list[float]
+    zones: bytes
     channels: bytes
 
 
@@ -200,14 +213,30 @@ def finish_drafts(drafts: Sequence[Draft]) -> list[RefusalError | None]:
     for number, draft in enumerate(drafts):
         shapes.setdefault((draft.side, draft.mask), []).append(number)
     for (side, mask), numbers in shapes.items():
-        packed = encode_matrices([drafts[number].zones for number in numbers], mask, side)
-        for number, planes in zip(numbers, packed, strict=True):
+        values = stack_matrices([drafts[number].zones for number in numbers], mask, side)
+        found = zip(numbers, encode_matrices(values, mask), _flags_of(values, mask), strict=True)
+        for number, planes, flags in found:
             draft = drafts[number]
-            if planes is None:
+            if planes is None or flags is None:
                 outcomes[number] = _blame(draft)
             else:
+                draft.reading.flags |= flags
                 draft.reading.frame += planes + draft.channels
     return outcomes
+
+
+def _flags_of(values: NDArray[np.float64], mask: int) -> list[int | None]:
+    """What the zones of each sample give to remark; None for a status that is no whole number."""
+    below = values[:, 0].min(axis=1) < MIN_DISTANCE_MM
+    if not mask & STATUS_BIT:
+        return [DISTANCE_BELOW_RANGE if one else 0 for one in below.tolist()]
+    status = values[:, -1]
+    whole = np.all(np.equal(np.trunc(status), status), axis=1)
+    known = np.any(status, axis=1)
+    return [
+        ((DISTANCE_BELOW_RANGE if near else 0) | (0 if one else STATUS_UNKNOWN)) if number else None
+        for near, number, one in zip(below.tolist(), whole.tolist(), known.tolist(), strict=True)
+    ]
 
 
 def _bounded(name: str, value: float | None, low: float, high: float) -> float | None:
@@ -230,8 +259,8 @@ def _find(tof: TofBlock, name: str) -> Matrix | None:
     return None
 
 
-def _read_matrices(tof: TofBlock) -> tuple[int, int, list[float], int]:
-    """(zones a side, mask of matrices, their zones one after the other, flags); the shapes checked, not the values."""
+def _read_matrices(tof: TofBlock) -> tuple[int, int, bytes, int]:
+    """(zones a side, mask of matrices, their zones packed, flags); the shapes checked, not the values."""
     distance = _find(tof, "distance_matrix")
     if distance is None:
         raise RefusalError(Code.MISSING_FIELD, "vl53l8ch.distance_matrix is missing")
@@ -248,32 +277,22 @@ def _read_matrices(tof: TofBlock) -> tuple[int, int, list[float], int]:
             raise RefusalError(Code.INVALID_MATRIX, f"vl53l8ch.{name} must be {side} rows of {side}")
         mask |= 1 << bit
         zones += chain.from_iterable(matrix)
-    if min(zones[: side * side]) < MIN_DISTANCE_MM:
-        flags |= DISTANCE_BELOW_RANGE
-    if mask & STATUS_BIT:
-        flags |= _read_status(zones[-side * side :])
-    return side, mask, zones, flags
-
-
-def _read_status(status: list[float]) -> int:
-    kinds = set(status)
-    if kinds != _ALL_VALID and any(value % 1 for value in kinds if isfinite(value)):
-        raise RefusalError(Code.INVALID_TYPE, "vl53l8ch.status_matrix must hold whole numbers")
-    return STATUS_UNKNOWN if kinds == {0.0} else 0
+    return side, mask, pack_doubles(zones), flags
 
 
 def _blame(draft: Draft) -> RefusalError:
     """Which matrix holds a value that it must not."""
     size = draft.side * draft.side
+    zones = memoryview(draft.zones).cast("d")
     present = [bit for bit in range(len(_MATRIX_NAMES)) if draft.mask & (1 << bit)]
     for row, bit in enumerate(present):
         name, limit = _MATRIX_NAMES[bit][0], PLANE_LIMITS[bit]
-        values = draft.zones[row * size : (row + 1) * size]
+        values = zones[row * size : (row + 1) * size]
         if not all(map(isfinite, values)):
             return RefusalError(Code.NOT_FINITE, f"vl53l8ch.{name} holds a value that is not a finite number")
         if min(values) < 0 or max(values) > limit:
             return RefusalError(Code.OUT_OF_RANGE, f"vl53l8ch.{name} holds a value outside 0..{limit}")
-    return RefusalError(Code.OUT_OF_RANGE, "a matrix holds a value out of range")
+    return RefusalError(Code.INVALID_TYPE, "vl53l8ch.status_matrix must hold whole numbers")
 
 
 def _read_channels(spectral: SpectralBlock) -> bytes:
@@ -343,13 +362,19 @@ def _read_reported(
 
 def _read_defects(tof: TofBlock, fusion: FusionBlock, encoding: Encoding) -> tuple[int, int, int]:
     """(worst severity in 1e-6, number, flags) of the first list present; an unreadable list is flagged, not refused."""
-    places = (fusion.defects, fusion.combined_defects, tof.defects)
-    try:
-        defects = next((found for raw in places if (found := decode_defects(raw, encoding)) is not None), None)
-    except (msgspec.DecodeError, RecursionError):
-        return ABSENT, ABSENT, UNREADABLE_DEFECTS
+    defects = None
+    for raw in (fusion.defects, fusion.combined_defects, tof.defects):
+        if raw is not NOTHING_RAW:
+            try:
+                defects = decode_defects(raw, encoding)
+            except (msgspec.DecodeError, RecursionError):
+                return ABSENT, ABSENT, UNREADABLE_DEFECTS
+            if defects is not None:
+                break
     if defects is None:
         return ABSENT, ABSENT, 0
+    if not defects:
+        return 0, 0, 0
     severities = [defect.severity for defect in defects if defect.severity is not None]
     if len(defects) > MAX_DEFECTS or not all(0 <= severity <= 1 for severity in severities):
         return ABSENT, ABSENT, UNREADABLE_DEFECTS

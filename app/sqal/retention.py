@@ -15,6 +15,7 @@ import asyncpg
 
 from app.core.errors import AppError
 from app.core.logging import get_logger
+from app.sqal.originals import NUMBER_BITS
 
 if TYPE_CHECKING:
     from app.core.clock import Clock
@@ -186,9 +187,10 @@ class Housekeeper:
             await connection.execute("UPDATE message_segments SET closed_at = $1 WHERE closed_at IS NULL", now)
             await connection.execute(f"CREATE TABLE messages_{segment} (LIKE messages)")
             await connection.execute(f"ALTER TABLE messages_{segment} ALTER COLUMN body SET STORAGE EXTERNAL")
-            await connection.execute(f"CREATE INDEX ON messages_{segment} (id)")
+            await connection.execute(f"CREATE INDEX ON messages_{segment} (message_group)")
             await connection.execute(
-                f"ALTER TABLE messages ATTACH PARTITION messages_{segment} FOR VALUES IN ({segment})"
+                f"ALTER TABLE messages ATTACH PARTITION messages_{segment}"
+                f" FOR VALUES FROM ({segment << NUMBER_BITS}) TO ({(segment + 1) << NUMBER_BITS})"
             )
             await connection.execute("INSERT INTO message_segments (segment, opened_at) VALUES ($1, $2)", segment, now)
 

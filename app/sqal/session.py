@@ -173,8 +173,9 @@ class DeviceSession:
             if event["type"] != "websocket.receive":
                 return
             self._handling = True
-            text = event.get("text")
-            if text is not None:
+            if (utf8 := event.get("utf8")) is not None:
+                await self._take(utf8, Encoding.JSON)
+            elif (text := event.get("text")) is not None:
                 await self._take(text.encode(), Encoding.JSON)
             else:
                 await self._take(event["bytes"], Encoding.MSGPACK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import asyncpg
 import msgspec
 
 from app.core.errors import DatabaseUnavailableError
+from app.sqal import originals
 from app.sqal.errors import Code
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from app.core.database import Connection
     from app.sqal.codec import MessageCodec
     from app.sqal.intake import Work
+    from app.sqal.originals import Block
     from app.sqal.quarantine import Quarantine
 
 SAMPLE_COLUMNS: Final = {
@@ -45,8 +49,8 @@ SAMPLE_COLUMNS: Final = {
     "volume_mm3": "float8",
     "temperature_c": "float8",
     "humidity_percent": "float8",
+    "message_group": "int8",
     "flags": "int4",
-    "message_segment": "int4",
     "recipe_id": "int2",
     "claimed_compliant": "bool",
     "grade": "text",
@@ -69,9 +73,11 @@ INSERT_SAMPLES: Final = f"""
     INSERT INTO samples ({", ".join(SAMPLE_COLUMNS)}) SELECT * FROM unnest({_ARRAYS})
     ON CONFLICT (device_id, device_time, sample_id) DO NOTHING RETURNING id
 """
-SELECT_PROFILES: Final = """
+# The two single-row selects are evaluated once: one number for the group.
+SELECT_PROFILES: Final = f"""
     SELECT wanted.device_id, d.device_id IS NOT NULL AS known, d.site_code, d.profile, d.recipe, d.trust_defects,
-           (SELECT max(segment) FROM message_segments) AS segment
+           (SELECT max(segment)::int8 FROM message_segments) << {originals.NUMBER_BITS}
+           | (SELECT nextval('message_groups')) AS message_group
     FROM unnest($1::text[]) AS wanted (device_id) LEFT JOIN devices d USING (device_id)
 """
 INSERT_DEVICES: Final = """
@@ -79,9 +85,8 @@ INSERT_DEVICES: Final = """
     SELECT device_id, $2, $2, $2 FROM unnest($1::text[]) AS new (device_id) ORDER BY device_id
     ON CONFLICT DO NOTHING
 """
-MESSAGE_COLUMNS: Final = ["segment", "id", "codec", "encoding", "body"]
 SELECT_STORED: Final = """
-    SELECT wanted.number, s.id, s.content_hash, s.score, s.grade, s.message_segment
+    SELECT wanted.number, s.id, s.content_hash, s.score, s.grade, s.message_group
     FROM unnest($1::text[], $2::timestamptz[], $3::text[]) WITH ORDINALITY
          AS wanted (device_id, device_time, sample_id, number)
     CROSS JOIN LATERAL (
@@ -89,9 +94,8 @@ SELECT_STORED: Final = """
         AND sample_id = wanted.sample_id
     ) s
 """
-SELECT_MESSAGES: Final = """
-    SELECT id, codec, encoding, body FROM messages WHERE segment = ANY($1::int4[]) AND id = ANY($2::uuid[])
-"""
+HASH_BYTES: Final = 16
+THREAD_BYTES: Final = 64 * 1024  # of originals: from here on hashing and compressing them is worth a thread
 
 
 WriteRows = Callable[["Connection", list[tuple[object, ...]]], Awaitable["set[UUID] | None"]]
@@ -106,7 +110,7 @@ class _Stored:
     content_hash: bytes
     score: int | None
     grade: str
-    segment: int | None
+    message_group: int | None
 
 
 class SampleStore:
@@ -147,19 +151,30 @@ class SampleStore:
         First by COPY, which is the cheapest for both sides but knows no ON CONFLICT; a group that meets an identity
         which is already taken (rare, but for a replay) is written again by an INSERT that can tell.
         """
+        blocks = await self._seal([work for work in group if work.reading])
         try:
             async with connection.transaction():
-                verdicts = await self._write_group(connection, group, self._copy_samples)
+                verdicts = await self._write_group(connection, group, self._copy_samples, blocks)
         except (asyncpg.UniqueViolationError, asyncpg.CheckViolationError):
             # The latter: a partition was made, and took its range, while a row waited for its place.
             async with connection.transaction():
-                verdicts = await self._write_group(connection, group, self._insert_samples)
+                verdicts = await self._write_group(connection, group, self._insert_samples, blocks)
         return [verdicts[work.id] for work in group]
 
+    async def _seal(self, works: list[Work]) -> list[Block]:
+        """Hash the originals and pack them; where it takes long, in a thread, which has a core if there is one."""
+
+        def seal() -> list[Block]:
+            for work in works:
+                work.content_hash = hashlib.sha256(work.raw).digest()[:HASH_BYTES]
+            return originals.pack(self._codec, works)
+
+        return await asyncio.to_thread(seal) if sum(work.size_bytes for work in works) >= THREAD_BYTES else seal()
+
     async def _write_group(
-        self, connection: Connection, group: Sequence[Work], write_rows: WriteRows
+        self, connection: Connection, group: Sequence[Work], write_rows: WriteRows, blocks: list[Block]
     ) -> dict[UUID, Verdict]:
-        verdicts = await self._write_samples(connection, [work for work in group if work.reading], write_rows)
+        verdicts = await self._write_samples(connection, [work for work in group if work.reading], write_rows, blocks)
         verdicts |= {
             work.id: Verdict("error", code=work.refusal.code, reason=work.refusal.reason)
             for work in group
@@ -170,18 +185,20 @@ class SampleStore:
         return verdicts
 
     async def _write_samples(
-        self, connection: Connection, works: list[Work], write_rows: WriteRows
+        self, connection: Connection, works: list[Work], write_rows: WriteRows, blocks: list[Block]
     ) -> dict[UUID, Verdict]:
         if not works:
             return {}
-        profiles, segment = await self._read_profiles(connection, works)
+        profiles, message_group = await self._read_profiles(connection, works)
         graded = self._grade(works, profiles)
         # In the order of identities, so that two groups that share some wait for each other, never in a circle.
         ordered = sorted(zip(works, graded, strict=True), key=lambda pair: _identity(pair[0].reading))
-        rows = [self._row(work, recipe, grading, profiles, segment) for work, (recipe, grading) in ordered]
+        rows = [self._row(work, recipe, grading, profiles, message_group) for work, (recipe, grading) in ordered]
         fresh = await write_rows(connection, rows)
         saved = [(work, grading) for work, (_, grading) in ordered if fresh is None or work.id in fresh]
-        await self._write_messages(connection, segment, [work for work, _ in saved])
+        if message_group is not None:
+            kept = blocks if len(saved) == len(works) else originals.pack(self._codec, [work for work, _ in saved])
+            await originals.write(connection, message_group, kept)
         verdicts = {work.id: _accepted("saved", grading.score, grading.grade) for work, grading in saved}
         if fresh is not None and len(saved) < len(ordered):
             verdicts |= await self._judge_taken(connection, [work for work, _ in ordered if work.id not in fresh])
@@ -201,7 +218,7 @@ class SampleStore:
     async def _read_profiles(
         self, connection: Connection, works: list[Work]
     ) -> tuple[dict[str, DeviceProfile], int | None]:
-        """The devices' records (made now for those unknown) and the segment that takes original messages."""
+        """The devices' records (made now for those unknown) and the number under which the originals are kept."""
         records = await connection.fetch(SELECT_PROFILES, sorted({work.lane for work in works}))
         new = [record["device_id"] for record in records if not record["known"]]
         if new:
@@ -212,7 +229,7 @@ class SampleStore:
             )
             for record in records
         }
-        return profiles, records[0]["segment"]
+        return profiles, records[0]["message_group"]
 
     def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
         """Each work's recipe and grading; every recipe grades all of its frames in one call."""
@@ -233,7 +250,7 @@ class SampleStore:
         recipe: Recipe,
         grading: Grading,
         profiles: dict[str, DeviceProfile],
-        segment: int | None,
+        message_group: int | None,
     ) -> tuple[object, ...]:
         """One row of `samples`, in the order of `SAMPLE_COLUMNS`."""
         r = work.reading
@@ -253,16 +270,11 @@ class SampleStore:
         return (
             r.device_time, bucket_time, work.received_at, r.claimed_score, work.id,
             g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
-            r.volume_mm3, r.temperature_c, r.humidity_percent, int(flags), segment, self._recipe_ids[recipe.name],
-            r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id, site_code, r.lot, r.lot_id,
-            r.farmer, r.origin, r.location, r.firmware_version, r.profile or profiles[r.device_id].profile,
-            work.content_hash, r.frame,
+            r.volume_mm3, r.temperature_c, r.humidity_percent, message_group, int(flags),
+            self._recipe_ids[recipe.name], r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id,
+            site_code, r.lot, r.lot_id, r.farmer, r.origin, r.location, r.firmware_version,
+            r.profile or profiles[r.device_id].profile, work.content_hash, r.frame,
         )  # fmt: skip
-
-    async def _write_messages(self, connection: Connection, segment: int | None, works: list[Work]) -> None:
-        if works:
-            rows = [(segment, work.id, work.codec, int(work.encoding), work.body) for work in works]
-            await connection.copy_records_to_table("messages", records=rows, columns=MESSAGE_COLUMNS)
 
     async def _judge_taken(self, connection: Connection, works: list[Work]) -> dict[UUID, Verdict]:
         """Verdicts for identities that were taken: the same content is a duplicate, other content a conflict."""
@@ -270,7 +282,7 @@ class SampleStore:
         records = await connection.fetch(SELECT_STORED, *(list(column) for column in zip(*identities, strict=True)))
         stored = {
             record["number"] - 1: _Stored(
-                record["id"], record["content_hash"], record["score"], record["grade"], record["message_segment"]
+                record["id"], record["content_hash"], record["score"], record["grade"], record["message_group"]
             )
             for record in records
         }
@@ -300,19 +312,12 @@ class SampleStore:
         """
         if not pairs:
             return set()
-        records = await connection.fetch(
-            SELECT_MESSAGES, list({held.segment for _, held in pairs}), list({held.id for _, held in pairs})
-        )
-        originals = {record["id"]: record for record in records}
+        kept = await originals.read(connection, self._codec, {held.id: held.message_group for _, held in pairs})
         same = set()
         for work, held in pairs:
-            original = originals.get(held.id)
-            if original is not None:
-                before = _meaning(
-                    self._codec.decompress(original["codec"], original["body"]), Encoding(original["encoding"])
-                )
-                now = _meaning(self._codec.decompress(work.codec, work.body), work.encoding)
-                if before is not None and before == now:
+            if (original := kept.get(held.id)) is not None:
+                before = _meaning(*original)
+                if before is not None and before == _meaning(work.raw, work.encoding):
                     same.add(work.id)
         return same
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 Matrix = list[list[float]]
+NOTHING_RAW: Final = Raw()  # the default of a field that is kept undecoded
 Number = float | None
 
 
@@ -37,7 +38,7 @@ class TofBlock(Matrices, gc=False):
     analysis: Matrices | None = None
     quality_score: Number = None
     volume_mm3: Number = None
-    defects: Raw = Raw()
+    defects: Raw = NOTHING_RAW
 
 
 class SpectralMeta(Struct, gc=False):
@@ -78,8 +79,8 @@ class FusionBlock(Struct, gc=False):
     weight_spectral: Number = None
     tof_contribution: Number = None
     spectral_contribution: Number = None
-    defects: Raw = Raw()
-    combined_defects: Raw = Raw()
+    defects: Raw = NOTHING_RAW
+    combined_defects: Raw = NOTHING_RAW
     foie_gras_metrics: FusionMetrics | None = None
 
 
@@ -220,8 +221,8 @@ def decode_as(kind: str, raw: bytes | Raw, encoding: Encoding) -> Any:
 
 
 def decode_defects(raw: Raw, encoding: Encoding) -> list[Defect] | None:
-    """The device's defect list, or None for an absent one. Raises msgspec.DecodeError when it is no such list."""
-    defects: list[Defect] | None = _decode(_DEFECTS[encoding], raw) if bytes(raw) else None
+    """The device's defect list, or None for null. Raises msgspec.DecodeError when it is no such list."""
+    defects: list[Defect] | None = _decode(_DEFECTS[encoding], raw)
     return defects
 
 

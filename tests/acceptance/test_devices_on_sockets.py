@@ -43,6 +43,20 @@ async def test_the_recorded_session_is_saved_once_and_kept_byte_for_byte(server:
     assert (known["state"], known["site_code"], known["boots"]) == ("online", "LL", 1)
 
 
+async def test_text_beyond_ascii_is_kept_and_text_that_is_no_utf8_ends_its_connection(server: Server) -> None:
+    raw = json.dumps(trimmed(sample_id="élevage-1", eleveur="Éric Dupré 🦆"), ensure_ascii=False).encode()
+    async with device(server) as client:
+        await client.socket.send([raw[:40], raw[40:]], text=True)  # in two frames
+        assert (await client.receive())["status"] == "saved"
+        await client.socket.send(raw.replace("É".encode(), b"\xc9"), text=True)
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
+        assert client.socket.close_code == 1007
+    path = f"/api/sqal/samples/ESP32_LL_01/{quote('élevage-1')}"
+    assert server.request(f"{path}/message")[1] == raw
+    assert server.get(path)["farmer"] == "Éric Dupré 🦆"
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("broken JSON", '{"type":"sensor_data",', "malformed_json"),
     ("NaN", '{"type":"sensor_data","x":NaN}', "not_finite"),

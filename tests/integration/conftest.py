@@ -48,7 +48,7 @@ class Bench:
         self.store = SampleStore(
             recipe_book("sqal-1-reported"), self.codec, self.quarantine, retention=RETENTION, sites=("LL", "LS", "MT")
         )
-        self.preparer = Preparer(self.codec, self.clock)
+        self.preparer = Preparer(self.clock)
         self.housekeeper = Housekeeper(
             self.clock,
             self.quarantine,

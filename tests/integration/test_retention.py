@@ -11,6 +11,7 @@ from app.core.clock import iso
 from app.core.errors import NotFoundError
 from app.core.migrations import migrate
 from app.sqal import queries
+from app.sqal.originals import NUMBER_BITS
 from app.sqal.retention import existing_weeks, make_partition, week_of
 from tests.support import trimmed
 
@@ -93,9 +94,10 @@ async def test_originals_are_dropped_by_size(bench: Bench) -> None:
     for _ in range(40):
         segment = await bench.connection.fetchval("SELECT max(segment) FROM message_segments")
         await bench.connection.execute(
-            "INSERT INTO messages SELECT $1, gen_random_uuid(), 1, 1, decode(repeat(md5(n::text), 8192), 'hex')"
+            "INSERT INTO messages"
+            " SELECT $1, 1, ARRAY[gen_random_uuid()], ARRAY[1], ''::bytea, decode(repeat(md5(n::text), 8192), 'hex')"
             " FROM generate_series(1, 20) n",
-            segment,
+            segment << NUMBER_BITS,
         )
         await bench.housekeeper.keep_segments(bench.connection)
     size = await bench.connection.fetchval(

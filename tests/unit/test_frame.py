@@ -14,14 +14,24 @@ from app.sqal.frame import (
     encode_head,
     encode_matrices,
     frame_as_json,
+    pack_doubles,
+    stack_matrices,
 )
 
 ZONES = 64
 FULL = 0b11111
 
 
+def packed_alone(zones: list[float], mask: int = 1, side: int = 8) -> bytes | None:
+    return encode_matrices(stack_matrices([pack_doubles(zones)], mask, side), mask)[0]
+
+
+def packed_together(samples: list[list[float]]) -> list[bytes | None]:
+    return encode_matrices(stack_matrices(map(pack_doubles, samples), 1, 8), 1)
+
+
 def pack(planes: list[list[float]], mask: int = FULL, side: int = 8) -> bytes:
-    packed = encode_matrices([sum(planes, [])], mask, side)[0]
+    packed = packed_alone(sum(planes, []), mask, side)
     assert packed is not None
     return encode_head(side, mask, 4, 100, Reported(tof=1, defects=3)) + packed + encode_channels([100.0] * 10)
 
@@ -42,7 +52,7 @@ def test_whole_numbers_come_back_exactly(
 
 @given(st.lists(st.floats(0, 4_000), min_size=ZONES, max_size=ZONES))
 def test_fractions_keep_four_significant_digits_of_the_planes_greatest_value(distance: list[float]) -> None:
-    packed = encode_matrices([distance], 1, 8)[0]
+    packed = packed_alone(distance)
     assert packed is not None
     frame = decode_frame(encode_head(8, 1, None, None, Reported()) + packed + encode_channels([1.0] * 10))
     for stored, sent in zip(frame.planes["distance"].values(), distance, strict=True):
@@ -52,18 +62,18 @@ def test_fractions_keep_four_significant_digits_of_the_planes_greatest_value(dis
 @given(st.lists(st.tuples(whole, st.booleans()), min_size=1, max_size=40))
 def test_a_sample_packs_to_the_same_bytes_alone_and_in_a_group(samples: list[tuple[list[float], bool]]) -> None:
     group = [[value / 10 if tenth else value for value in zones] for zones, tenth in samples]
-    assert encode_matrices(group, 1, 8) == [encode_matrices([zones], 1, 8)[0] for zones in group]
+    assert packed_together(group) == [packed_alone(zones) for zones in group]
 
 
 @pytest.mark.parametrize("bad", [-1.0, 4_000.1, math.nan, math.inf, -math.inf])
 def test_a_bad_value_fails_its_own_sample_only(bad: float) -> None:
     good = [95.0] * ZONES
-    assert encode_matrices([good, [bad, *good[1:]], good], 1, 8)[1] is None
-    assert None not in encode_matrices([good, good], 1, 8)
+    assert packed_together([good, [bad, *good[1:]], good])[1] is None
+    assert None not in packed_together([good, good])
 
 
 def test_a_four_by_four_frame_has_sixteen_zones() -> None:
-    packed = encode_matrices([[float(zone) for zone in range(16)]], 1, 4)[0]
+    packed = packed_alone([float(zone) for zone in range(16)], 1, 4)
     assert packed is not None
     body = frame_as_json(decode_frame(encode_head(4, 1, 0.5, None, Reported()) + packed + encode_channels([7.0] * 10)))
     assert body["distance_matrix"] == [[row * 4 + column for column in range(4)] for row in range(4)]

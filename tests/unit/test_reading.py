@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from app.core.clock import SystemClock
-from app.sqal.codec import MessageCodec
 from app.sqal.errors import Code
 from app.sqal.flags import Flag
 from app.sqal.frame import decode_frame
@@ -29,7 +28,7 @@ def prepare(message: Any, encoding: Encoding = Encoding.JSON) -> Work:
     raw = message if isinstance(message, bytes) else None
     if raw is None:
         raw = json.dumps(message).encode() if encoding is Encoding.JSON else msgspec.msgpack.encode(message)
-    preparer = Preparer(MessageCodec(), SystemClock())
+    preparer = Preparer(SystemClock())
     work = preparer.sample(raw, encoding, Nobody(), None)
     preparer.prepare([work])
     return work
@@ -147,7 +146,7 @@ def test_a_defect_that_one_message_brings_to_light_stays_with_it(monkeypatch: py
         return read_sample(message, encoding)
 
     monkeypatch.setattr(module, "read_sample", read)
-    preparer = Preparer(MessageCodec(), SystemClock())
+    preparer = Preparer(SystemClock())
     works = [
         preparer.sample(json.dumps(trimmed(sample_id=str(n))).encode(), Encoding.JSON, Nobody(), None) for n in range(9)
     ]
@@ -166,7 +165,7 @@ def test_a_refusal_still_names_whom_it_refuses() -> None:
 
 
 def test_one_bad_sample_among_thirty_leaves_the_others() -> None:
-    preparer = Preparer(MessageCodec(), SystemClock())
+    preparer = Preparer(SystemClock())
     bad = trimmed(vl53l8ch__distance_matrix=with_zone(4_001))
     works = [
         preparer.sample(json.dumps(bad if number == 17 else trimmed()).encode(), Encoding.JSON, Nobody(), None)

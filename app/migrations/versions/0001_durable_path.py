@@ -60,8 +60,8 @@ STATEMENTS = (
         volume_mm3       double precision,
         temperature_c    double precision,
         humidity_percent double precision,
+        message_group    bigint,
         flags            integer NOT NULL,
-        message_segment  integer,
         recipe_id        smallint NOT NULL,
         claimed_compliant boolean,
         grade            text NOT NULL,
@@ -88,16 +88,19 @@ STATEMENTS = (
     "CREATE INDEX samples_by_lot ON samples (lot, bucket_time) WHERE lot IS NOT NULL",
     # The grades that are rare enough to need one.
     "CREATE INDEX samples_by_rare_grade ON samples (grade, bucket_time) WHERE grade IN ('REJECT', 'NOT_GRADABLE')",
-    # Original messages live in segments of bounded size and age, dropped whole: see app/sqal/retention.py.
+    # Original messages in blocks (app/sqal/originals.py), in segments of bounded size and age that are dropped whole
+    # (app/sqal/retention.py).
     """
     CREATE TABLE messages (
-        segment  integer NOT NULL,
-        id       uuid NOT NULL,
-        codec    smallint NOT NULL,
-        encoding smallint NOT NULL,
-        body     bytea NOT NULL
-    ) PARTITION BY LIST (segment)
+        message_group bigint NOT NULL,
+        codec         smallint NOT NULL,
+        ids           uuid[] NOT NULL,
+        ends          integer[] NOT NULL,
+        encodings     bytea NOT NULL,
+        body          bytea NOT NULL
+    ) PARTITION BY RANGE (message_group)
     """,
+    "CREATE SEQUENCE message_groups",
     """
     CREATE TABLE message_segments (
         segment   integer PRIMARY KEY,
