@@ -20,7 +20,7 @@ from app.sqal.errors import RefusalError
 from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.reading import is_site_code, read_device_id
-from app.sqal.recipes import recipe_book
+from app.sqal.recipe_book import recipe_book
 from app.sqal.replay import replay
 from app.sqal.store import SampleStore
 

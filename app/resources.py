@@ -29,7 +29,7 @@ from app.sqal.fleet import Fleet
 from app.sqal.intake import Intake
 from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
-from app.sqal.recipes import RecipeBook, recipe_book
+from app.sqal.recipe_book import RecipeBook, recipe_book
 from app.sqal.retention import Housekeeper
 from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED, DeviceSession, Ingest
 from app.sqal.store import SampleStore

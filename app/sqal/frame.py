@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -157,6 +157,48 @@ def encode_head(side: int, mask: int, gain: float | None, integration_ms: float 
 def decode_reported(frame: bytes) -> Reported:
     """Only the reported block: all that `sqal-1-reported` reads."""
     return Reported(*_REPORTED.unpack_from(frame, _HEADER.size))
+
+
+class Planes(NamedTuple):
+    """The numbers of many frames, along the last axis: distances in mm and status (zones, frames), counts (10, ...)."""
+
+    complete: NDArray[np.bool_]
+    """False for a frame of another side: its columns are zero."""
+    distances: NDArray[np.float64]
+    status: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    integration_ms: NDArray[np.float64]
+
+
+_STACKED: Final = {"distance": 0, "status": 1, "channels": 2}
+
+
+def stack_planes(frames: Sequence[bytes], side: int) -> Planes:
+    """Unpack distance, status and channels of many frames. ValueError for a frame of an unknown version."""
+    zones = side * side
+    stacked = [np.zeros((len(frames), count)) for count in (zones, zones, len(CHANNELS))]
+    complete = np.zeros(len(frames), dtype=bool)
+    integration_ms = np.zeros(len(frames))
+    for number, frame in enumerate(frames):
+        version, own_side, mask, _, _, integration_us = _HEADER.unpack_from(frame)
+        if version != VERSION:
+            raise ValueError(f"frame version {version} is unknown")
+        integration_ms[number] = integration_us / 1000
+        complete[number] = own_side == side
+        position = _HEADER.size + _REPORTED.size
+        for bit, name in enumerate(PLANES):
+            if not mask & (1 << bit):
+                continue
+            count = len(CHANNELS) if name == "channels" else own_side * own_side
+            width, exponent = frame[position], frame[position + 1]
+            position += _PLANE.size
+            if (place := _STACKED.get(name)) is not None and (name == "channels" or own_side == side):
+                kind, length = (_U16LE, count) if width == 2 else (_U32LE, count if width else 1)  # noqa: PLR2004
+                row = np.frombuffer(frame, kind, length, position)
+                stacked[place][number] = row if not exponent else row / 10**exponent
+            position += count * width or 4
+    distances, status, counts = (np.ascontiguousarray(plane.T) for plane in stacked)
+    return Planes(complete, distances, status, counts, integration_ms)
 
 
 def decode_frame(frame: bytes) -> Frame:

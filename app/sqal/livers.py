@@ -64,7 +64,7 @@ def draw_lot_mean_g(rng: Generator) -> float:
 
 
 def draw_liver(rng: Generator, lot_mean_g: float = LOT_MEAN_G, *, planted_mm: float = 0.0) -> Liver:
-    """A random liver of a lot, with a planted flat body of `planted_mm` when that is not 0."""
+    """A random liver of a lot; with `planted_mm`, with a flat body of that height whose centre is in the footprint."""
     a, b, h = (axis * (1 + rng.uniform(-VARIATION, VARIATION)) for axis in (*SEMI_AXES_MM, HEIGHT_MM))
     mass = max(LEAST_MASS_G, rng.normal(lot_mean_g, WITHIN_SD_G))
     scale = (mass / DENSITY_G_PER_MM3 / (2 / 3 * pi * a * b * h)) ** (1 / 3)
@@ -72,7 +72,7 @@ def draw_liver(rng: Generator, lot_mean_g: float = LOT_MEAN_G, *, planted_mm: fl
     angle = float(rng.uniform(0, pi))
     at_zone = None
     if planted_mm:
-        distance, direction = 0.7 * float(np.sqrt(rng.uniform())), float(rng.uniform(0, 2 * pi))
+        distance, direction = float(np.sqrt(rng.uniform())), float(rng.uniform(0, 2 * pi))
         x, y = distance * a * scale * cos(direction), distance * b * scale * sin(direction)
         at_zone = (
             (centre[0] + x * cos(angle) - y * sin(angle)) / PITCH_MM[0] + (SIDE - 1) / 2,
@@ -105,10 +105,9 @@ def heights_mm(liver: Liver) -> NDArray[np.float64]:
 
 
 def distances_mm(liver: Liver, rng: Generator) -> NDArray[np.float64]:
-    """What the imager reports, (8, 8): floor minus height, with noise on every zone that the liver covers."""
+    """What the imager reports, (8, 8): floor minus height, with noise on every zone."""
     zones = heights_mm(liver)
-    noise = np.where(zones > 1.0, rng.normal(0, NOISE_MM, zones.shape), rng.normal(0, 0.3, zones.shape))
-    seen: NDArray[np.float64] = np.clip(FLOOR_MM - zones + noise, 1.0, 2 * FLOOR_MM)
+    seen: NDArray[np.float64] = np.clip(FLOOR_MM - zones + rng.normal(0, NOISE_MM, zones.shape), 1.0, 2 * FLOOR_MM)
     return seen
 
 

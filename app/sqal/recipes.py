@@ -46,6 +46,8 @@ class Recipe(Protocol):
     name: str
     definition: Mapping[str, Any]
     hash: str
+    costly: bool
+    """Whether a group takes so long that it belongs in a thread."""
 
     def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
         """One grading for each frame, in order; `profiles[i]` belongs to `frames[i]`."""
@@ -55,6 +57,11 @@ class Recipe(Protocol):
 def definition_hash(definition: Mapping[str, Any]) -> str:
     """SHA-256 over the canonical JSON of a recipe's definition."""
     return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def weigh(tof: int, spectral: int) -> int:
+    """final = 0.60 tof + 0.40 spectral in integers of 1e-6, halves rounded up."""
+    return (600_000 * tof + 400_000 * spectral + MICRO // 2) // MICRO
 
 
 def grade_for(score: int, thresholds: Sequence[tuple[str, int]] = THRESHOLDS) -> str:
@@ -70,6 +77,7 @@ class ReportedRecipe:
     """
 
     name = "sqal-1-reported"
+    costly = False
     definition: Mapping[str, Any] = {
         "name": "sqal-1-reported",
         "version": 1,
@@ -88,9 +96,7 @@ class ReportedRecipe:
         reported = decode_reported(frame)
         score, grade = None, NOT_GRADABLE
         if ABSENT not in (reported.tof, reported.spectral):
-            weights = self.definition["weights"]
-            total = weights["tof"] * reported.tof + weights["spectral"] * reported.spectral
-            score = (total + MICRO // 2) // MICRO
+            score = weigh(reported.tof, reported.spectral)
             hard = self.definition["reject"]
             rejected = profile.trust_defects and (
                 reported.defects >= hard["defects"] or reported.worst_severity > hard["severity_above"]
@@ -110,28 +116,3 @@ class ReportedRecipe:
 
 def _known(value: int) -> int | None:
     return None if value == ABSENT else value
-
-
-class RecipeBook:
-    """The recipes this program knows, by name."""
-
-    def __init__(self, recipes: Sequence[Recipe], default: str) -> None:
-        self._by_name = {recipe.name: recipe for recipe in recipes}
-        if default not in self._by_name:
-            raise ValueError(f"there is no recipe {default!r}; known: {', '.join(self._by_name)}")
-        self._default = self._by_name[default]
-
-    def __iter__(self) -> Any:
-        return iter(self._by_name.values())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._by_name
-
-    def choose(self, name: str | None) -> Recipe:
-        """The named recipe, or the default when none or an unknown one (from a newer release) is named."""
-        return self._by_name.get(name, self._default) if name else self._default
-
-
-def recipe_book(default: str) -> RecipeBook:
-    """All shipped recipes. Raises ValueError when `default` is none of them."""
-    return RecipeBook([ReportedRecipe()], default)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -19,7 +19,7 @@ from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
 from app.sqal.intake import Verdict
 from app.sqal.reading import GRADES, NOT_GRADABLE, Reading, is_plausible, resolve_site
-from app.sqal.recipes import DeviceProfile, Grading, Recipe, RecipeBook
+from app.sqal.recipes import DeviceProfile, Grading, Recipe
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from app.sqal.intake import Work
     from app.sqal.originals import Block
     from app.sqal.quarantine import Quarantine
+    from app.sqal.recipe_book import RecipeBook
 
 SAMPLE_COLUMNS: Final = {
     "device_time": "timestamptz",
@@ -190,7 +191,7 @@ class SampleStore:
         if not works:
             return {}
         profiles, message_group = await self._read_profiles(connection, works)
-        graded = self._grade(works, profiles)
+        graded = await self._grade(works, profiles)
         # In the order of identities, so that two groups that share some wait for each other, never in a circle.
         ordered = sorted(zip(works, graded, strict=True), key=lambda pair: _identity(pair[0].reading))
         rows = [self._row(work, recipe, grading, profiles, message_group) for work, (recipe, grading) in ordered]
@@ -231,15 +232,16 @@ class SampleStore:
         }
         return profiles, records[0]["message_group"]
 
-    def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
+    async def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
         """Each work's recipe and grading; every recipe grades all of its frames in one call."""
         chosen = [self._recipes.choose(profiles[work.lane].recipe) for work in works]
         graded: dict[int, tuple[Recipe, Grading]] = {}
         for recipe in set(chosen):
             mine = [number for number, other in enumerate(chosen) if other is recipe]
-            gradings = recipe.grade(
-                [works[number].reading.frame for number in mine],  # type: ignore[union-attr]
-                [profiles[works[number].lane] for number in mine],
+            frames = [works[number].reading.frame for number in mine]  # type: ignore[union-attr]
+            theirs = [_effective(profiles[works[number].lane], works[number].reading) for number in mine]
+            gradings = (
+                await asyncio.to_thread(recipe.grade, frames, theirs) if recipe.costly else recipe.grade(frames, theirs)
             )
             graded |= {number: (recipe, grading) for number, grading in zip(mine, gradings, strict=True)}
         return [graded[number] for number in range(len(works))]
@@ -326,6 +328,12 @@ def _identity(reading: Reading | None) -> tuple[str, object, str]:
     if reading is None:
         raise TypeError("a refused message has no identity")
     return reading.device_id, reading.device_time, reading.sample_id
+
+
+def _effective(profile: DeviceProfile, reading: Reading | None) -> DeviceProfile:
+    """The configuration profile that the reading names goes before the one on the device's record."""
+    named = reading.profile if reading is not None else None
+    return profile if named is None or named == profile.profile else replace(profile, profile=named)
 
 
 def _accepted(status: str, score: int | None, grade: str) -> Verdict:

@@ -16,7 +16,7 @@ from app.sqal.codec import MessageCodec
 from app.sqal.intake import Verdict, Work
 from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
-from app.sqal.recipes import recipe_book
+from app.sqal.recipe_book import recipe_book
 from app.sqal.retention import Housekeeper
 from app.sqal.store import SampleStore
 from app.sqal.wire import Encoding

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.sqal.frame import Reported, encode_head
-from app.sqal.recipes import DeviceProfile, ReportedRecipe, grade_for, recipe_book
+from app.sqal.recipe_book import recipe_book
+from app.sqal.recipes import DeviceProfile, ReportedRecipe, grade_for
 
 RECIPE = ReportedRecipe()
 NORMAL, TRUSTED = DeviceProfile(), DeviceProfile(trust_defects=True)

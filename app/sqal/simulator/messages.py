@@ -135,7 +135,7 @@ class MessageMaker:
         rng = self._rng
         shape = distances.shape
         heights = livers.FLOOR_MM - distances
-        covered = heights > 3.0  # noqa: PLR2004 - above the tray's own noise
+        covered = heights > 2.5 * livers.NOISE_MM
         volume = float(heights[covered].sum() * livers.PITCH_MM[0] * livers.PITCH_MM[1])
         volume_term = max(0.0, 1 - abs(volume / IDEAL_VOLUME_MM3 - 1) / 0.6)
         score = float(np.clip(0.5 * volume_term + 0.3 * rng.uniform(0.75, 0.95) + 0.2, 0, 1))

@@ -1,0 +1,154 @@
+"""The body on the tray: a half-ellipsoid fitted to the zones' heights.
+
+All arrays hold the 64 zones of an 8 x 8 frame (rows first) along the last axis but one and the frames along the last.
+Lengths in mm, positions in quarters of the tray's half (zone centres at (i - 3.5) / 4): no sensor geometry enters.
+
+Inside the footprint of a half-ellipsoid the height's square is a quadratic polynomial of the position. The model is the
+mean over four points a zone of the root of that polynomial, fitted by Levenberg-Marquardt from the moments of the
+heights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from app.sqal.batched import Symmetric, fold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+SIDE: Final = 8
+ZONES: Final = SIDE * SIDE
+TERMS: Final = 6  # 1, x, y, xx, xy, yy
+STEEPEST_MM: Final = 6.0  # the edge of an ellipsoid is vertical: below this height its slope is held
+PRODUCT_MM: Final = 15.0
+COLUMN, ROW = np.arange(ZONES) % SIDE, np.arange(ZONES) // SIDE
+
+
+def _points() -> tuple[Floats, Floats]:
+    """x and y of the four points of each zone, (256, 1), point after point."""
+    offsets = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
+    x = np.concatenate([(COLUMN - 3.5 + dx) / 4 for dx, _ in offsets])
+    y = np.concatenate([(ROW - 3.5 + dy) / 4 for _, dy in offsets])
+    return x[:, None], y[:, None]
+
+
+POINTS: Final = 4
+_X, _Y = _points()
+_ZONE_X, _ZONE_Y = ((COLUMN - 3.5) / 4)[:, None], ((ROW - 3.5) / 4)[:, None]
+_ZONE_AREA: Final = 1 / 16  # in the units of position
+
+
+@dataclass(slots=True)
+class Fit:
+    """A fitted body, with a disc of `disc_mm` added where one was asked for; `residual` is measured minus fitted."""
+
+    shape: Floats  # (6, frames)
+    disc_mm: Floats
+    residual: Floats  # (64, frames)
+    squares: Floats  # weighted sum of the residuals' squares, (frames,)
+
+    def take(self, better: NDArray[np.bool_], other: Fit) -> Fit:
+        """For each frame this fit, or the other where that is better."""
+        return Fit(
+            np.where(better, other.shape, self.shape),
+            np.where(better, other.disc_mm, self.disc_mm),
+            np.where(better, other.residual, self.residual),
+            np.where(better, other.squares, self.squares),
+        )
+
+
+def product_zones(heights: Floats) -> NDArray[np.bool_]:
+    """Zones that hold product, grown by one in all directions: what a threshold would cut off at the edge counts."""
+    above = np.zeros((SIDE + 2, SIDE + 2, heights.shape[-1]), dtype=bool)
+    above[1:-1, 1:-1] = (heights > PRODUCT_MM).reshape(SIDE, SIDE, -1)
+    wide = above[:-2] | above[1:-1] | above[2:]
+    grown: NDArray[np.bool_] = wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
+    return grown.reshape(ZONES, -1)
+
+
+def from_moments(heights: Floats) -> Floats:
+    """The half-ellipsoid that has the moments of the heights' squares, which noise at the rim hardly moves."""
+    mass = np.where(heights > PRODUCT_MM, heights * heights, 0.0)
+    total = np.maximum(fold(mass), 1.0)
+    mx, my = fold(mass * _ZONE_X) / total, fold(mass * _ZONE_Y) / total
+    dx, dy = _ZONE_X - mx, _ZONE_Y - my
+    moment = mass * dx
+    width = _ZONE_AREA / 12  # a zone's own second moment
+    cxx = np.maximum(fold(moment * dx) / total - width, 0.01)
+    cyy = np.maximum(fold(mass * dy * dy) / total - width, 0.01)
+    limit = 0.9 * np.sqrt(cxx * cyy)
+    cxy = np.minimum(np.maximum(fold(moment * dy) / total, -limit), limit)
+    # Weighted by the height's square, the variance along an axis of a half-ellipsoid is the axis' square / 6.
+    area = 36.0 * (cxx * cyy - cxy * cxy)
+    p, r, q = 6 * cyy / area, 6 * cxx / area, -6 * cxy / area
+    k = 2.0 * total * _ZONE_AREA / (np.pi * np.sqrt(area))
+    return np.stack(
+        [
+            k * (1 - p * mx * mx - 2 * q * mx * my - r * my * my),
+            k * (2 * p * mx + 2 * q * my),
+            k * (2 * q * mx + 2 * r * my),
+            -k * p,
+            -2 * k * q,
+            -k * r,
+        ]
+    )
+
+
+def evaluate(shape: Floats) -> tuple[Floats, Floats]:
+    """(square of the height, height) at the four points of each zone, (256, frames)."""
+    c0, c1, c2, c3, c4, c5 = shape
+    square = c0 + _X * (c1 + c3 * _X + c4 * _Y) + _Y * (c2 + c5 * _Y)
+    return square, np.sqrt(np.maximum(square, 0.0))
+
+
+def _mean(points: Floats) -> Floats:
+    half = points[: 2 * ZONES] + points[2 * ZONES :]
+    return 0.25 * (half[:ZONES] + half[ZONES:])
+
+
+def slopes_of(square: Floats, height: Floats) -> Floats:
+    """How each zone's mean height follows the six terms, (6, 64, frames)."""
+    s = np.where(square > 0.0, 0.5 / np.maximum(height, STEEPEST_MM), 0.0)
+    sx, sy = s * _X, s * _Y
+    return np.stack([_mean(term) for term in (s, sx, sy, sx * _X, sx * _Y, sy * _Y)])
+
+
+def normal_equations(slopes: Floats, weights: Floats) -> tuple[list[Floats], Floats]:
+    """The rows of slopes^T W slopes, and W slopes."""
+    weighted = slopes * weights
+    return [fold(weighted[k] * slopes[k:]) for k in range(len(slopes))], weighted
+
+
+def fit(heights: Floats, weights: Floats, shape: Floats, steps: int, disc: Floats | None = None) -> Fit:
+    """`steps` steps of Levenberg-Marquardt from `shape`; with `disc` (64, frames), its height is fitted too."""
+    disc_mm = np.zeros(heights.shape[-1])
+    square, height = evaluate(shape)
+    residual = heights - _mean(height)
+    squares = fold(weights * residual * residual)
+    damping = np.full(heights.shape[-1], 0.01)
+    for _ in range(steps):
+        slopes = slopes_of(square, height)
+        if disc is not None:
+            slopes = np.concatenate([slopes, disc[None]])
+        rows, weighted = normal_equations(slopes, weights)
+        step = Symmetric(rows, damping).solve(fold(weighted * residual))
+        tried = shape + step[:TERMS]
+        tried_square, tried_height = evaluate(tried)
+        tried_residual = heights - _mean(tried_height)
+        tried_mm = disc_mm
+        if disc is not None:
+            tried_mm = disc_mm + step[TERMS]
+            tried_residual = tried_residual - tried_mm * disc
+        tried_squares = fold(weights * tried_residual * tried_residual)
+        better = tried_squares < squares
+        shape, disc_mm = np.where(better, tried, shape), np.where(better, tried_mm, disc_mm)
+        square, height = np.where(better, tried_square, square), np.where(better, tried_height, height)
+        residual, squares = np.where(better, tried_residual, residual), np.where(better, tried_squares, squares)
+        damping = np.where(better, damping * 0.2, damping * 8.0)
+    return Fit(shape, disc_mm, residual, squares)

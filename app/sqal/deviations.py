@@ -1,0 +1,140 @@
+"""Flat deviations from the fitted body: foreign bodies, folds, blisters.
+
+A deviation is a disc of zones. A matched filter, with what the body itself could take up projected out, chooses the
+disc; then body and disc are fitted together. The evidence for it is by how much it lowers the sum of squares, against
+the better of two fits without it (a fit that went astray is no evidence). Arrays as in app/sqal/body.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from app.sqal.batched import Symmetric
+from app.sqal.body import (
+    COLUMN,
+    PRODUCT_MM,
+    ROW,
+    SIDE,
+    TERMS,
+    ZONES,
+    Fit,
+    evaluate,
+    fit,
+    from_moments,
+    normal_equations,
+    slopes_of,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+DISC_RADIUS_ZONES: Final = 1.5
+GUESS_MM: Final = 15.0  # of a disc, where its fit begins
+LEAST_LEFT: Final = 0.3  # of a disc's zones, after what the body can take up
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How hard to look. In mm2: `suspicion`, the linear score below which no disc is fitted, and the `evidence` that a
+    disc must show. `steps` of the body's fit, of each fit with a disc, and of the fit without it that begins there.
+    """
+
+    body_steps: int = 4
+    disc_steps: int = 4
+    back_steps: int = 3
+    suspicion: float = 70.0
+    evidence: float = 100.0
+
+
+class Found(NamedTuple):
+    """The strongest deviation of each frame: `mm` is 0 where there is none; `mask` its zones, (64, frames)."""
+
+    mm: Floats
+    evidence: Floats
+    mask: Floats
+    body: Fit
+
+
+class Discs(NamedTuple):
+    """All discs whose centres lie on a grid: which zones they hold, and where."""
+
+    members: NDArray[np.intp]  # (discs, 9) zones, filled up with 64
+    masks: Floats  # (discs, 64)
+    sizes: Floats  # (discs, 1) how many
+
+
+def _discs(step: float) -> Discs:
+    seen: dict[bytes, NDArray[np.bool_]] = {}
+    grid = np.arange(0.0, SIDE - 1 + step / 2, step)
+    for y in grid:
+        for x in grid:
+            mask = (COLUMN - x) ** 2 + (ROW - y) ** 2 <= DISC_RADIUS_ZONES**2
+            seen.setdefault(mask.tobytes(), mask)
+    masks = np.array(list(seen.values()), dtype=np.float64)
+    members = np.full((len(masks), 9), ZONES, dtype=np.intp)
+    for number, mask in enumerate(masks):
+        zones = np.nonzero(mask)[0]
+        members[number, : len(zones)] = zones
+    return Discs(members, masks, masks.sum(axis=1)[:, None])
+
+
+COARSE: Final = _discs(1.0)
+FINE: Final = _discs(0.25)
+
+
+class _Filter:
+    """Scores discs by how much each, fitted with the body, would lower the sum of squares: linearised at a fit."""
+
+    def __init__(self, fitted: Fit, weights: Floats, heights: Floats) -> None:
+        slopes = slopes_of(*evaluate(fitted.shape))
+        rows, weighted = normal_equations(slopes, weights)
+        self._system = Symmetric(rows)
+        planes = [*weighted, weights * fitted.residual, weights, (heights > PRODUCT_MM).astype(np.float64)]
+        self._planes = np.stack([np.concatenate([plane, np.zeros_like(plane[:1])]) for plane in planes])
+
+    def best(self, discs: Discs) -> tuple[Floats, NDArray[np.intp]]:
+        """(highest score, its disc) for each frame."""
+        sums = self._planes[:, discs.members[:, 0]]
+        for column in range(1, discs.members.shape[1]):
+            sums = sums + self._planes[:, discs.members[:, column]]
+        along, towards, own, inside = sums[:TERMS], sums[TERMS], sums[TERMS + 1], sums[TERMS + 2]
+        left = own - self._system.quadratic(along)
+        # At least half on the product, above the body, and not what another body would explain as well.
+        fair = (2.0 * inside >= discs.sizes) & (left > LEAST_LEFT) & (towards > 0.0)
+        score = np.where(fair, towards * towards / np.where(fair, left, 1.0), 0.0)
+        place = score.argmax(axis=0)
+        return np.take_along_axis(score, place[None], axis=0)[0], place
+
+
+def _some(fitted: Fit, frames: NDArray[np.intp]) -> Fit:
+    return Fit(fitted.shape[:, frames], fitted.disc_mm[frames], fitted.residual[:, frames], fitted.squares[frames])
+
+
+def strongest(heights: Floats, weights: Floats, search: Search) -> Found:
+    """The strongest deviation of each frame, and the body without it."""
+    body = fit(heights, weights, from_moments(heights), search.body_steps)
+    score, _ = _Filter(body, weights, heights).best(COARSE)
+    mm, evidence, mask = np.zeros(heights.shape[-1]), np.zeros(heights.shape[-1]), np.zeros(heights.shape)
+    odd = np.nonzero(score > search.suspicion)[0]
+    if len(odd):
+        mine, own, first = heights[:, odd], weights[:, odd], _some(body, odd)
+        _, fine = _Filter(first, own, mine).best(FINE)
+        disc = FINE.masks[fine].T
+        both = fit(mine, own, first.shape, search.disc_steps, disc)
+        without = mine - GUESS_MM * disc
+        other = fit(without, own, from_moments(without), search.disc_steps, disc)
+        other.disc_mm = other.disc_mm + GUESS_MM
+        both = both.take(other.squares < both.squares, other)
+        again = fit(mine, own, both.shape, search.back_steps)
+        alone = first.take(again.squares < first.squares, again)
+        evidence[odd] = alone.squares - both.squares
+        evident = (evidence[odd] > search.evidence) & (both.disc_mm > 0.0)
+        mm[odd], mask[:, odd] = np.where(evident, both.disc_mm, 0.0), np.where(evident, disc, 0.0)
+        final = alone.take(evident, both)
+        body.shape[:, odd], body.residual[:, odd], body.squares[odd] = final.shape, final.residual, final.squares
+    return Found(mm, evidence, mask, body)

@@ -1,0 +1,122 @@
+"""How well `sqal-1` judges synthetic livers (`app/sqal/livers.py`), whose truth is known: figures for docs/grading.md.
+
+The recipe knows none of the generator's constants; a seed gives the same figures each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from app.sqal import livers
+from app.sqal.frame import (
+    CHANNELS,
+    Reported,
+    encode_channels,
+    encode_head,
+    encode_matrices,
+    pack_doubles,
+    stack_matrices,
+)
+from app.sqal.reading import GRADES, NOT_GRADABLE
+from app.sqal.recipes import DeviceProfile
+from app.sqal.sqal1 import CHUNK, Sqal1Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PLANTED_MM: Final = (0.0, 10.0, 15.0, 20.0, 25.0)
+DISTANCE_AND_STATUS: Final = 0b10001
+LABELS: Final = (*GRADES, NOT_GRADABLE)
+MOST_FLAGGED_CLEAN: Final = 0.05
+LEAST_FOUND: Final = {20.0: 0.75, 25.0: 0.85}
+MOST_BIAS: Final = 0.03
+
+
+class Judged(NamedTuple):
+    """What the recipe said of one liver."""
+
+    flagged: bool
+    volume_mm3: float
+    grade: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Figures over `count` livers of each kind. `flagged` by planted height; `bias` and `spread` of the clean ones'
+    volume, relative; `confusion[true][derived]` over all, the true grade being that of the same liver without noise.
+    """
+
+    count: int
+    seed: int
+    flagged: dict[float, float]
+    bias: float
+    spread: float
+    confusion: dict[str, dict[str, int]]
+
+    @property
+    def failures(self) -> list[str]:
+        """The bounds that are not met, each a sentence."""
+        said = []
+        if self.flagged[0.0] > MOST_FLAGGED_CLEAN:
+            said.append(
+                f"{self.flagged[0.0]:.1%} of the clean livers are flagged, at most {MOST_FLAGGED_CLEAN:.0%} may be"
+            )
+        for planted, least in LEAST_FOUND.items():
+            if self.flagged[planted] < least:
+                said.append(
+                    f"{self.flagged[planted]:.1%} of the bodies of {planted:.0f} mm are found, {least:.0%} must be"
+                )
+        if abs(self.bias) > MOST_BIAS:
+            said.append(f"the mean volume is off by {self.bias:.1%}, at most {MOST_BIAS:.0%} is allowed")
+        return said
+
+
+def frame_of(distances: Sequence[float], counts: Sequence[float]) -> bytes:
+    """A stored frame of one reading: all zones valid, gain 4, 100 ms."""
+    zones = pack_doubles([*distances, *[5.0] * len(distances)])
+    (planes,) = encode_matrices(stack_matrices([zones], DISTANCE_AND_STATUS, 8), DISTANCE_AND_STATUS)
+    if planes is None:
+        raise ValueError("a distance is out of range")
+    return encode_head(8, DISTANCE_AND_STATUS, 4.0, 100.0, Reported()) + planes + encode_channels(list(counts))
+
+
+def judge(recipe: Sqal1Recipe, frames: Sequence[bytes]) -> list[Judged]:
+    profiles = [DeviceProfile()] * len(frames)
+    gradings = recipe.grade(frames, profiles)
+    said: list[Judged] = []
+    for start in range(0, len(frames), CHUNK):
+        judged = recipe.judge(frames[start : start + CHUNK], profiles[start : start + CHUNK])
+        said += [
+            Judged(bool(defects.severities), volume, gradings[start + number].grade)
+            for number, (defects, volume) in enumerate(
+                zip(judged.defects, judged.surface.volume_mm3.tolist(), strict=True)
+            )
+        ]
+    return said
+
+
+def prove(count: int, seed: int, recipe: Sqal1Recipe | None = None) -> Proof:
+    """Judge `count` livers of each planted height."""
+    recipe = recipe or Sqal1Recipe()
+    confusion = {true: dict.fromkeys(LABELS, 0) for true in LABELS}
+    flagged: dict[float, float] = {}
+    bias = spread = 0.0
+    for planted in PLANTED_MM:
+        rng = np.random.default_rng((seed, round(planted)))
+        drawn = [livers.draw_liver(rng, livers.draw_lot_mean_g(rng), planted_mm=planted) for _ in range(count)]
+        counts = [livers.channel_counts(liver, rng) for liver in drawn]
+        ordered = [[float(one[name]) for name in CHANNELS] for one in counts]
+        seen = [livers.distances_mm(liver, rng).ravel().tolist() for liver in drawn]
+        ideal = [(livers.FLOOR_MM - livers.heights_mm(liver)).clip(1.0).ravel().tolist() for liver in drawn]
+        said = judge(recipe, [frame_of(*pair) for pair in zip(seen, ordered, strict=True)])
+        true = judge(recipe, [frame_of(*pair) for pair in zip(ideal, ordered, strict=True)])
+        flagged[planted] = sum(one.flagged for one in said) / count
+        for was, is_ in zip(true, said, strict=True):
+            confusion[was.grade][is_.grade] += 1
+        if not planted:
+            off = np.array([one.volume_mm3 / liver.volume_mm3 - 1.0 for one, liver in zip(said, drawn, strict=True)])
+            bias, spread = float(off.mean()), float(off.std())
+    return Proof(count, seed, flagged, bias, spread, confusion)
