@@ -22,6 +22,7 @@ from app.core.logging import configure_logging
 from app.core.security import Role
 from app.core.server import listen, make_server
 from app.settings import BadSettings, load_settings
+from app.sqal.grading_report import report
 from app.sqal.simulator.fleet import FleetPlan, run_fleet
 from app.sqal.simulator.journal import Journal
 
@@ -145,6 +146,24 @@ def migrate(data_dir: DataDir = None) -> None:
     settings = _quiet_settings(data_dir)
     before, after = asyncio.run(admin.migrate_database(settings))
     print(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
+
+
+@cli.command()
+def grading(
+    livers: Annotated[int, typer.Option(min=100, help="Synthetic livers of each kind.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Other livers.")] = 1,
+    write: Annotated[Path | None, typer.Option(help="Write the page there instead of printing it.")] = None,
+) -> None:
+    """Judge synthetic livers whose truth is known; ends with code 1 when a bound is missed."""
+    page, proof = report(livers, seed)
+    if write is None:
+        typer.echo(page)
+    else:
+        write.write_text(page)
+    for failure in proof.failures:
+        typer.echo(failure, err=True)
+    if proof.failures:
+        raise typer.Exit(1)
 
 
 @cli.command()

@@ -16,8 +16,11 @@ _LOW_62 = (1 << 62) - 1
 
 
 def uuid7() -> UUID:
-    """48 bits of Unix milliseconds, then 74 random ones. The driver's own UUID type: made in a tenth of the time."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | getrandbits(12) << 64 | getrandbits(62) & _LOW_62 | _LAYOUT
+    """48 bits of Unix milliseconds, 12 of their fraction (a quarter of a microsecond), 62 random ones.
+
+    The driver's own UUID type: made in a tenth of the time.
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    value = milliseconds << 80 | (nanoseconds << 12) // 1_000_000 << 64 | getrandbits(62) & _LOW_62 | _LAYOUT
     made: UUID = FastUUID(value.to_bytes(16, "big"))
     return made

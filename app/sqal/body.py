@@ -30,16 +30,9 @@ PRODUCT_MM: Final = 15.0
 COLUMN, ROW = np.arange(ZONES) % SIDE, np.arange(ZONES) // SIDE
 
 
-def _points() -> tuple[Floats, Floats]:
-    """x and y of the four points of each zone, (256, 1), point after point."""
-    offsets = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
-    x = np.concatenate([(COLUMN - 3.5 + dx) / 4 for dx, _ in offsets])
-    y = np.concatenate([(ROW - 3.5 + dy) / 4 for _, dy in offsets])
-    return x[:, None], y[:, None]
-
-
-POINTS: Final = 4
-_X, _Y = _points()
+FINE_SIDE: Final = 2 * SIDE  # two points a zone and axis
+_POINT: Final = (np.arange(FINE_SIDE) - 7.5) / 8
+_X, _Y = _POINT[None, :, None], _POINT[:, None, None]
 _ZONE_X, _ZONE_Y = ((COLUMN - 3.5) / 4)[:, None], ((ROW - 3.5) / 4)[:, None]
 _ZONE_AREA: Final = 1 / 16  # in the units of position
 
@@ -101,22 +94,43 @@ def from_moments(heights: Floats) -> Floats:
 
 
 def evaluate(shape: Floats) -> tuple[Floats, Floats]:
-    """(square of the height, height) at the four points of each zone, (256, frames)."""
+    """(square of the height, height) at the points, four a zone: (16, 16, frames)."""
     c0, c1, c2, c3, c4, c5 = shape
-    square = c0 + _X * (c1 + c3 * _X + c4 * _Y) + _Y * (c2 + c5 * _Y)
-    return square, np.sqrt(np.maximum(square, 0.0))
+    x, y = _X[0], _Y[:, 0]
+    square = (c2 + c4 * x) * _Y
+    square += c0 + x * (c1 + c3 * x)
+    square += (c5 * (y * y))[:, None]
+    height = np.maximum(square, 0.0)
+    return square, np.sqrt(height, out=height)
+
+
+def _pairs_of_rows(points: Floats) -> Floats:
+    return points[0::2] + points[1::2]
+
+
+def _pairs_of_columns(points: Floats) -> Floats:
+    return points[:, 0::2] + points[:, 1::2]
 
 
 def _mean(points: Floats) -> Floats:
-    half = points[: 2 * ZONES] + points[2 * ZONES :]
-    return 0.25 * (half[:ZONES] + half[ZONES:])
+    """The mean of each zone's four points, (64, frames)."""
+    return (0.25 * _pairs_of_columns(_pairs_of_rows(points))).reshape(ZONES, -1)
 
 
 def slopes_of(square: Floats, height: Floats) -> Floats:
     """How each zone's mean height follows the six terms, (6, 64, frames)."""
-    s = np.where(square > 0.0, 0.5 / np.maximum(height, STEEPEST_MM), 0.0)
-    sx, sy = s * _X, s * _Y
-    return np.stack([_mean(term) for term in (s, sx, sy, sx * _X, sx * _Y, sy * _Y)])
+    s = np.where(square > 0.0, 0.125 / np.maximum(height, STEEPEST_MM), 0.0)
+    rows, columns, sx = _pairs_of_rows(s), _pairs_of_columns(s), _pairs_of_columns(s * _X)
+    rx, cy = rows * _X, columns * _Y
+    terms = (
+        _pairs_of_columns(rows),
+        _pairs_of_columns(rx),
+        _pairs_of_rows(cy),
+        _pairs_of_columns(rx * _X),
+        _pairs_of_rows(sx * _Y),
+        _pairs_of_rows(cy * _Y),
+    )
+    return np.stack(terms).reshape(TERMS, ZONES, -1)
 
 
 def normal_equations(slopes: Floats, weights: Floats) -> tuple[list[Floats], Floats]:

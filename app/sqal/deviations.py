@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DISC_RADIUS_ZONES: Final = 1.5
+LONGEST_RUN: Final = 4  # zones of a disc in a row, and rows of a disc
+SLICE: Final = 128  # frames at once: what their arrays need still fits the core's cache
 GUESS_MM: Final = 15.0  # of a disc, where its fit begins
 LEAST_LEFT: Final = 0.3  # of a disc's zones, after what the body can take up
 
@@ -41,14 +43,16 @@ LEAST_LEFT: Final = 0.3  # of a disc's zones, after what the body can take up
 @dataclass(frozen=True, slots=True)
 class Search:
     """How hard to look. In mm2: `suspicion`, the linear score below which no disc is fitted, and the `evidence` that a
-    disc must show. `steps` of the body's fit, of each fit with a disc, and of the fit without it that begins there.
+    disc must show; a lower one than `least_mm` is none. `steps` of the body's fit, of each fit with a disc, and of the
+    fit without it that begins there.
     """
 
     body_steps: int = 4
-    disc_steps: int = 4
-    back_steps: int = 3
-    suspicion: float = 70.0
-    evidence: float = 100.0
+    disc_steps: int = 5
+    back_steps: int = 2
+    suspicion: float = 60.0
+    evidence: float = 60.0
+    least_mm: float = 12.0
 
 
 class Found(NamedTuple):
@@ -61,9 +65,9 @@ class Found(NamedTuple):
 
 
 class Discs(NamedTuple):
-    """All discs whose centres lie on a grid: which zones they hold, and where."""
+    """All discs whose centres lie on a grid: which zones they hold."""
 
-    members: NDArray[np.intp]  # (discs, 9) zones, filled up with 64
+    runs: NDArray[np.intp]  # (discs, 4): a run of zones for each row, see `_runs`
     masks: Floats  # (discs, 64)
     sizes: Floats  # (discs, 1) how many
 
@@ -76,11 +80,23 @@ def _discs(step: float) -> Discs:
             mask = (COLUMN - x) ** 2 + (ROW - y) ** 2 <= DISC_RADIUS_ZONES**2
             seen.setdefault(mask.tobytes(), mask)
     masks = np.array(list(seen.values()), dtype=np.float64)
-    members = np.full((len(masks), 9), ZONES, dtype=np.intp)
-    for number, mask in enumerate(masks):
-        zones = np.nonzero(mask)[0]
-        members[number, : len(zones)] = zones
-    return Discs(members, masks, masks.sum(axis=1)[:, None])
+    runs = np.full((len(masks), LONGEST_RUN), LONGEST_RUN * ZONES, dtype=np.intp)
+    for number, mask in enumerate(masks.reshape(-1, SIDE, SIDE)):
+        rows = np.nonzero(mask.any(axis=1))[0]
+        for place, row in enumerate(rows):
+            zones = np.nonzero(mask[row])[0]
+            runs[number, place] = (len(zones) - 1) * ZONES + row * SIDE + zones[0]
+    return Discs(runs, masks, masks.sum(axis=1)[:, None])
+
+
+def _runs(planes: Floats) -> Floats:
+    """Sums over each run of 1 to 4 neighbours in a row, one length after the other, then 0: (planes, 257, frames)."""
+    table = [planes]
+    for length in range(2, LONGEST_RUN + 1):
+        longer = np.zeros_like(planes)
+        longer[:, : 1 - length] = table[-1][:, : 1 - length] + planes[:, length - 1 :]
+        table.append(longer)
+    return np.concatenate([*table, np.zeros_like(planes[:, :1])], axis=1)
 
 
 COARSE: Final = _discs(1.0)
@@ -95,13 +111,13 @@ class _Filter:
         rows, weighted = normal_equations(slopes, weights)
         self._system = Symmetric(rows)
         planes = [*weighted, weights * fitted.residual, weights, (heights > PRODUCT_MM).astype(np.float64)]
-        self._planes = np.stack([np.concatenate([plane, np.zeros_like(plane[:1])]) for plane in planes])
+        self._runs = _runs(np.stack(planes))
 
     def best(self, discs: Discs) -> tuple[Floats, NDArray[np.intp]]:
         """(highest score, its disc) for each frame."""
-        sums = self._planes[:, discs.members[:, 0]]
-        for column in range(1, discs.members.shape[1]):
-            sums = sums + self._planes[:, discs.members[:, column]]
+        sums = self._runs[:, discs.runs[:, 0]]
+        for column in range(1, LONGEST_RUN):
+            sums += self._runs[:, discs.runs[:, column]]
         along, towards, own, inside = sums[:TERMS], sums[TERMS], sums[TERMS + 1], sums[TERMS + 2]
         left = own - self._system.quadratic(along)
         # At least half on the product, above the body, and not what another body would explain as well.
@@ -117,6 +133,28 @@ def _some(fitted: Fit, frames: NDArray[np.intp]) -> Fit:
 
 def strongest(heights: Floats, weights: Floats, search: Search) -> Found:
     """The strongest deviation of each frame, and the body without it."""
+    found = [
+        _strongest(heights[:, at : at + SLICE], weights[:, at : at + SLICE], search)
+        for at in range(0, heights.shape[-1], SLICE)
+    ]
+    if len(found) == 1:
+        return found[0]
+    mm, evidence, mask = (np.concatenate(parts, axis=-1) for parts in list(zip(*found, strict=True))[:3])
+    bodies = [one.body for one in found]
+    return Found(
+        mm,
+        evidence,
+        mask,
+        Fit(
+            np.concatenate([body.shape for body in bodies], axis=-1),
+            np.concatenate([body.disc_mm for body in bodies]),
+            np.concatenate([body.residual for body in bodies], axis=-1),
+            np.concatenate([body.squares for body in bodies]),
+        ),
+    )
+
+
+def _strongest(heights: Floats, weights: Floats, search: Search) -> Found:
     body = fit(heights, weights, from_moments(heights), search.body_steps)
     score, _ = _Filter(body, weights, heights).best(COARSE)
     mm, evidence, mask = np.zeros(heights.shape[-1]), np.zeros(heights.shape[-1]), np.zeros(heights.shape)
@@ -133,7 +171,7 @@ def strongest(heights: Floats, weights: Floats, search: Search) -> Found:
         again = fit(mine, own, both.shape, search.back_steps)
         alone = first.take(again.squares < first.squares, again)
         evidence[odd] = alone.squares - both.squares
-        evident = (evidence[odd] > search.evidence) & (both.disc_mm > 0.0)
+        evident = (evidence[odd] > search.evidence) & (both.disc_mm > search.least_mm)
         mm[odd], mask[:, odd] = np.where(evident, both.disc_mm, 0.0), np.where(evident, disc, 0.0)
         final = alone.take(evident, both)
         body.shape[:, odd], body.residual[:, odd], body.squares[odd] = final.shape, final.residual, final.squares

@@ -98,6 +98,17 @@ def judge(recipe: Sqal1Recipe, frames: Sequence[bytes]) -> list[Judged]:
     return said
 
 
+def random_frames(count: int, seed: int, planted_mm: float = 0.0) -> list[bytes]:
+    """Frames of random livers of random lots."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        liver = livers.draw_liver(rng, livers.draw_lot_mean_g(rng), planted_mm=planted_mm)
+        counts = livers.channel_counts(liver, rng)
+        made.append(frame_of(livers.distances_mm(liver, rng).ravel().tolist(), [counts[name] for name in CHANNELS]))
+    return made
+
+
 def prove(count: int, seed: int, recipe: Sqal1Recipe | None = None) -> Proof:
     """Judge `count` livers of each planted height."""
     recipe = recipe or Sqal1Recipe()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from app.sqal import wire
+from app.sqal.errors import RefusalError
+from app.sqal.prepare import explain
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -33,10 +35,12 @@ async def replay(
     The entry stays, so that it is known what happened to it. NotFoundError for an unknown entry.
     """
     raw, encoding, entry = await quarantine.message(connection, entry_id)
-    works = [
-        preparer.stored(part, encoding, _Nobody(), entry["peer"], entry["received_at"])
-        for part in _samples_in(raw, encoding)
-    ]
+    try:
+        parts = _samples_in(raw, encoding)
+    except RefusalError as refusal:
+        await quarantine.mark_replayed(connection, entry_id, str(refusal.code))
+        return [{"status": "error", "code": str(refusal.code), "error": refusal.reason}]
+    works = [preparer.stored(part, encoding, _Nobody(), entry["peer"], entry["received_at"]) for part in parts]
     verdicts = await store.write(connection, works) if works else []
     results = [
         {"status": verdict.status, "code": verdict.code and str(verdict.code), "error": verdict.reason}
@@ -48,11 +52,15 @@ async def replay(
 
 
 def _samples_in(raw: bytes, encoding: wire.Encoding) -> list[bytes]:
-    """The message itself, or the elements of a `sensor_batch`."""
+    """The message itself, or the elements of a `sensor_batch`; RefusalError for a batch that is none."""
     try:
-        if wire.decode_type(raw, encoding) == "sensor_batch":
-            batch: wire.SensorBatch = wire.decode_as("sensor_batch", raw, encoding)
-            return [bytes(part) for part in batch.samples or []]
+        kind = wire.decode_type(raw, encoding)
     except (msgspec.DecodeError, RecursionError):
-        pass  # whatever it is, ingest says so
-    return [raw]
+        return [raw]  # whatever it is, ingest says so
+    if kind != "sensor_batch":
+        return [raw]
+    try:
+        batch: wire.SensorBatch = wire.decode_as("sensor_batch", raw, encoding)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise explain(error, raw, encoding) from error
+    return [bytes(part) for part in batch.samples or []]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-CHUNK: Final = 128  # frames at once: what their arrays need still fits the core's cache
+CHUNK: Final = 512  # frames at once: the few with a find are searched again together
 STANDARD_PITCH_MM: Final = (37.5, 22.5)  # the tray of 300 x 180 mm on 8 x 8 zones
 BANDS: Final = {
     "VOR": (0.25, 0.45, 0.20, 0.55),
@@ -67,7 +67,7 @@ class Sqal1Recipe:
         self._search = search or Search()
         self._areas_mm2 = {profile: x * y for profile, (x, y) in (pitches_mm or {}).items()}
         self._volume = {"ideal_mm3": 554_000.0, "zero_at": 0.6}
-        self._severity = {"from_mm": 12.0, "over_mm": 35.0}
+        self._severity = {"from_mm": self._search.least_mm, "over_mm": 35.0}
         self._roughness_mm = 5.0
         self._reject = {"defects": 5, "severity_above": 900_000}
         self.definition: Mapping[str, Any] = {

@@ -194,6 +194,15 @@ _ENCODERS: Final[dict[Encoding, Any]] = {
 _LEADING_TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"(\w{1,32})"')
 _SAMPLE_ID = re.compile(rb'"sample_id"\s*:\s*"([\x20\x21\x23-\x5b\x5d-\x7e]{1,128})"')
 _DEVICE_ID = re.compile(rb'"device_id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,64})"')
+# The same key in MessagePack, before a string of up to 31 bytes or (its length in a byte of its own) of up to 64.
+_PACKED_DEVICE_ID = re.compile(
+    rb"\xa9device_id(?:"
+    + b"|".join(
+        [rb"\x%02x([!-~]{%d})" % (0xA0 + n, n) for n in range(1, 32)]
+        + [rb"\xd9\x%02x([!-~]{%d})" % (n, n) for n in range(32, 65)]
+    )
+    + b")"
+)
 _NOT_FINITE = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 GLANCE_BYTES: Final = 256 * 1024
 GLANCE_DEVICE_BYTES: Final = 512
@@ -246,8 +255,8 @@ def glance_ids(raw: bytes | Raw, encoding: Encoding) -> Ids:
 
 def glance_device(raw: bytes) -> str:
     """Whose message this seems to be, for sharing the queue fairly; empty when its first bytes do not show it."""
-    match = _DEVICE_ID.search(raw, 0, GLANCE_DEVICE_BYTES)
-    return match[1].decode() if match else ""
+    match = _DEVICE_ID.search(raw, 0, GLANCE_DEVICE_BYTES) or _PACKED_DEVICE_ID.search(raw, 0, GLANCE_DEVICE_BYTES)
+    return match[match.lastindex or 1].decode() if match else ""
 
 
 def holds_not_finite(raw: bytes) -> bool:

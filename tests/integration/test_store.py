@@ -11,7 +11,7 @@ import pytest
 from app.core.clock import iso
 from app.sqal import queries
 from app.sqal.devices import configure_device
-from app.sqal.errors import Code
+from app.sqal.errors import Code, RefusalError
 from app.sqal.queries import SampleFilter
 from app.sqal.replay import replay
 from app.sqal.wire import Encoding
@@ -110,6 +110,30 @@ async def test_a_replayed_message_is_judged_anew_and_its_entry_tells(bench: Benc
     told = await bench.quarantine.item(bench.connection, entry["id"])
     assert told["replay_result"] == "saved"
     assert told["replayed_at"] is not None
+
+
+async def test_a_replayed_batch_that_is_none_is_refused_with_its_own_code(bench: Bench) -> None:
+    refusal = RefusalError(Code.INVALID_TYPE, "samples has the wrong type")
+    raw = b'{"type":"sensor_batch","samples":5}'
+    await bench.write(bench.preparer.sample(raw, Encoding.JSON, bench, None, refusal))
+    ((entry,), _) = await bench.quarantine.list(bench.connection, device_id=None, code=None, cursor=None, limit=9)
+    (result,) = await replay(bench.connection, bench.quarantine, bench.store, bench.preparer, entry["id"])
+    assert (result["code"], result["error"]) == ("invalid_type", "samples has the wrong type")
+    assert (await bench.quarantine.item(bench.connection, entry["id"]))["replay_result"] == "invalid_type"
+
+
+async def test_frames_are_graded_by_the_recipe_of_their_device_alone_as_in_a_group(bench: Bench) -> None:
+    for device, recipe in (("ESP32_LL_01", "sqal-1"), ("ESP32_LL_02", "sqal-1-reported")):
+        await bench.connection.execute("INSERT INTO devices (device_id, recipe) VALUES ($1, $2)", device, recipe)
+    messages = [trimmed(sample_id=f"s{n}", device_id=f"ESP32_LL_0{1 + n % 2}") for n in range(20)]
+    together = await bench.write(*messages)
+    alone = [(await bench.write({**message, "sample_id": "again-" + message["sample_id"]}))[0] for message in messages]
+    assert [(v.status, v.score, v.grade) for v in alone] == [(v.status, v.score, v.grade) for v in together]
+    names = await bench.connection.fetch(
+        "SELECT DISTINCT s.device_id, r.name FROM samples s JOIN recipes r USING (recipe_id) ORDER BY 1"
+    )
+    assert [tuple(row) for row in names] == [("ESP32_LL_01", "sqal-1"), ("ESP32_LL_02", "sqal-1-reported")]
+    assert together[0].score != together[1].score
 
 
 async def test_grading_follows_the_devices_record_at_once(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from app.core.clock import SystemClock
+from app.sqal import wire
 from app.sqal.errors import Code
 from app.sqal.flags import Flag
 from app.sqal.frame import decode_frame
@@ -279,3 +280,11 @@ def test_a_clock_is_plausible_within_the_retention_and_five_minutes_ahead() -> N
     assert not is_plausible(now - keep - timedelta(microseconds=1), now, keep)
     assert is_plausible(now + timedelta(minutes=5), now, keep)
     assert not is_plausible(now + timedelta(minutes=5, microseconds=1), now, keep)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 64])
+def test_the_lane_of_a_message_shows_in_its_first_bytes_in_both_encodings(length: int) -> None:
+    message = {"type": "sensor_data", "device_id": "D" * length, "sample_id": "s"}
+    for raw in (json.dumps(message).encode(), msgspec.msgpack.encode(message)):
+        assert wire.glance_device(raw) == "D" * length
+    assert wire.glance_device(b"\xa9device_id\xa3\xff\xfe\xff") == ""
