@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from app.core.errors import DatabaseUnavailableError
-from app.sqal import originals
+from app.sqal import originals, rollups
 from app.sqal.errors import Code
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
@@ -95,6 +95,7 @@ SELECT_STORED: Final = """
         AND sample_id = wanted.sample_id
     ) s
 """
+_ID: Final = list(SAMPLE_COLUMNS).index("id")
 HASH_BYTES: Final = 16
 THREAD_BYTES: Final = 64 * 1024  # of originals: from here on hashing and compressing them is worth a thread
 
@@ -175,7 +176,8 @@ class SampleStore:
     async def _write_group(
         self, connection: Connection, group: Sequence[Work], write_rows: WriteRows, blocks: list[Block]
     ) -> dict[UUID, Verdict]:
-        verdicts = await self._write_samples(connection, [work for work in group if work.reading], write_rows, blocks)
+        works = [work for work in group if work.reading]
+        verdicts, added = await self._write_samples(connection, works, write_rows, blocks)
         verdicts |= {
             work.id: Verdict("error", code=work.refusal.code, reason=work.refusal.reason)
             for work in group
@@ -183,13 +185,15 @@ class SampleStore:
         }
         refused = [(work, verdict) for work in group if (verdict := verdicts[work.id]).code and work.keep_refused]
         await self._quarantine.add(connection, refused)
+        await rollups.add(connection, added)
         return verdicts
 
     async def _write_samples(
         self, connection: Connection, works: list[Work], write_rows: WriteRows, blocks: list[Block]
-    ) -> dict[UUID, Verdict]:
+    ) -> tuple[dict[UUID, Verdict], dict[rollups.Key, rollups.Row]]:
+        """The verdicts, and what the saved samples add to the rollups."""
         if not works:
-            return {}
+            return {}, {}
         profiles, message_group = await self._read_profiles(connection, works)
         graded = await self._grade(works, profiles)
         # In the order of identities, so that two groups that share some wait for each other, never in a circle.
@@ -203,7 +207,8 @@ class SampleStore:
         verdicts = {work.id: _accepted("saved", grading.score, grading.grade) for work, grading in saved}
         if fresh is not None and len(saved) < len(ordered):
             verdicts |= await self._judge_taken(connection, [work for work, _ in ordered if work.id not in fresh])
-        return verdicts
+        written = (dict(zip(SAMPLE_COLUMNS, row, strict=True)) for row in rows if fresh is None or row[_ID] in fresh)
+        return verdicts, rollups.summarise(written)
 
     @staticmethod
     async def _copy_samples(connection: Connection, rows: list[tuple[object, ...]]) -> set[UUID] | None:
