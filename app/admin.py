@@ -21,11 +21,13 @@ from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.reading import is_site_code, read_device_id
 from app.sqal.recipe_book import recipe_book
+from app.sqal.regrade import Shift, regrade
 from app.sqal.replay import replay
 from app.sqal.store import SampleStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
     from uuid import UUID
 
     from app.core.database import Connection
@@ -141,11 +143,29 @@ async def refused_bytes(connection: Connection, settings: Settings, entry_id: UU
     return raw
 
 
+async def regrade_samples(
+    connection: Connection, settings: Settings, recipe: str, time_from: datetime, time_to: datetime, *, dry_run: bool
+) -> Shift:
+    """Grade stored samples again. BadRequestError for an unknown recipe."""
+    recipes = recipe_book(settings.default_recipe)
+    if recipe not in recipes:
+        raise BadRequestError(f"there is no recipe {recipe!r}; known: {', '.join(one.name for one in recipes)}")
+    store = _store(settings, MessageCodec(), _quarantine(settings))
+    await store.register_recipes(connection)
+    return await regrade(
+        connection, recipes.choose(recipe), store.recipe_ids[recipe], time_from, time_to, dry_run=dry_run
+    )
+
+
+def _store(settings: Settings, codec: MessageCodec, quarantine: Quarantine) -> SampleStore:
+    retention = timedelta(days=settings.sample_retention_days)
+    recipes = recipe_book(settings.default_recipe)
+    return SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
+
+
 async def replay_refused(connection: Connection, settings: Settings, entry_id: UUID) -> list[dict[str, Any]]:
     """Send a refused message through ingest again, in this process."""
     codec, quarantine = MessageCodec(), _quarantine(settings)
-    retention = timedelta(days=settings.sample_retention_days)
-    recipes = recipe_book(settings.default_recipe)
-    store = SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
+    store = _store(settings, codec, quarantine)
     await store.register_recipes(connection)
     return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

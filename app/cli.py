@@ -17,18 +17,22 @@ import uvloop
 
 from app import admin
 from app.application import create_app
-from app.core.errors import AppError, CannotStartError
+from app.core.errors import AppError, BadRequestError, CannotStartError
 from app.core.logging import configure_logging
 from app.core.security import Role
 from app.core.server import listen, make_server
 from app.settings import BadSettings, load_settings
+from app.sqal.errors import RefusalError
 from app.sqal.grading_report import report
+from app.sqal.reading import parse_time
+from app.sqal.rollups import make_range_anew
 from app.sqal.simulator.fleet import FleetPlan, run_fleet
 from app.sqal.simulator.journal import Journal
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
     from app.core.database import Connection
     from app.resources import Runtime
@@ -45,6 +49,8 @@ cli.add_typer(quarantine, name="quarantine")
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded database and the admin key.")]
+From = Annotated[str, typer.Option("--from", help="ISO 8601; naive means UTC. Inclusive, on bucket time.")]
+To = Annotated[str, typer.Option("--to", help="Exclusive.")]
 Auth = Annotated[
     str | None, typer.Option(help="open: local peers need no key (default on loopback); keys: everybody needs one.")
 ]
@@ -164,6 +170,43 @@ def grading(
         typer.echo(failure, err=True)
     if proof.failures:
         raise typer.Exit(1)
+
+
+def _range(time_from: str, time_to: str) -> tuple[datetime, datetime]:
+    try:
+        begin, end = parse_time(time_from), parse_time(time_to)
+    except RefusalError as error:
+        raise BadRequestError("--from and --to must be ISO 8601 dates and times") from error
+    if begin >= end:
+        raise BadRequestError("--from must be before --to")
+    return begin, end
+
+
+@cli.command()
+def rollups(time_from: From, time_to: To, data_dir: DataDir = None) -> None:
+    """Make the rollups of a time anew from its samples."""
+    begin, end = _range(time_from, time_to)
+    hours = _ask(data_dir, lambda connection: make_range_anew(connection, begin, end))
+    print(f"{hours:,} hours of devices made anew")
+
+
+@cli.command()
+def regrade(
+    time_from: From,
+    time_to: To,
+    recipe: Annotated[str, typer.Option(help="Which recipe grades.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Grade stored samples again and print how the grades shift."""
+    settings = _quiet_settings(data_dir)
+    begin, end = _range(time_from, time_to)
+    shift = asyncio.run(
+        admin.with_database(settings, lambda c: admin.regrade_samples(c, settings, recipe, begin, end, dry_run=dry_run))
+    )
+    for (old, new), count in sorted(shift.grades.items()):
+        print(f"{old:>12} -> {new:<12} {count:>10,}")
+    print(f"{shift.samples:,} samples, {shift.changed:,} {'would change' if dry_run else 'changed'}")
 
 
 @cli.command()

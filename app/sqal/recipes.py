@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from app.sqal.frame import ABSENT, MICRO, decode_reported
-from app.sqal.reading import NOT_GRADABLE
+from app.sqal.reading import GRADES, NOT_GRADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,6 +67,14 @@ def weigh(tof: int, spectral: int) -> int:
 def grade_for(score: int, thresholds: Sequence[tuple[str, int]] = THRESHOLDS) -> str:
     """The best grade whose threshold `score` (1e-6) reaches."""
     return next(grade for grade, least in thresholds if score >= least)
+
+
+def claim_disagrees(claimed_grade: str | None, claimed_compliant: bool | None, grade: str) -> bool:
+    """Whether what the device claimed is not what the recipe says; odd labels claim nothing."""
+    if claimed_grade in GRADES and claimed_grade != grade:
+        return True
+    compliant = None if grade == NOT_GRADABLE else grade != "REJECT"
+    return claimed_compliant is not None and compliant is not None and claimed_compliant != compliant
 
 
 class ReportedRecipe:

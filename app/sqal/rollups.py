@@ -9,11 +9,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from app.sqal.flags import Flag
 from app.sqal.reading import GRADES, NOT_GRADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from app.core.database import Connection
 
@@ -74,6 +76,12 @@ SUMMARISE: Final = f"""
 """
 
 
+HOURS: Final = """
+    SELECT DISTINCT device_id, date_trunc('hour', bucket_time, 'UTC') AS bucket FROM samples
+    WHERE bucket_time >= $1 AND bucket_time < $2 ORDER BY 2, 1
+"""
+
+
 def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
@@ -127,11 +135,30 @@ async def add(connection: Connection, rows: Mapping[Key, Row]) -> None:
         await connection.execute(UPSERT, *map(list, zip(*ordered, strict=True)))
 
 
-async def make_anew(connection: Connection, hours: Sequence[tuple[str, datetime]]) -> None:
-    """Replace the rows of these devices' hours by what the samples say, in the caller's transaction."""
-    for device_id, bucket in sorted(set(hours)):
-        await connection.execute(
-            "SELECT 1 FROM rollups WHERE device_id = $1 AND bucket = $2 FOR UPDATE", device_id, bucket
-        )
-        await connection.execute("DELETE FROM rollups WHERE device_id = $1 AND bucket = $2", device_id, bucket)
-        await connection.execute(f"INSERT INTO rollups ({', '.join(COLUMNS)}) {SUMMARISE}", device_id, bucket)
+async def make_anew(connection: Connection, device_id: str, bucket: datetime) -> None:
+    """Replace the rows of a device's hour by what its samples say, in the caller's transaction.
+
+    UniqueViolationError when the first sample of a lot came in meanwhile: the whole transaction is to be tried again.
+    """
+    hour = (device_id, bucket)
+    await connection.execute(
+        "SELECT site_code FROM rollups WHERE device_id = $1 AND bucket = $2 ORDER BY site_code, lot FOR UPDATE", *hour
+    )
+    await connection.execute("DELETE FROM rollups WHERE device_id = $1 AND bucket = $2", *hour)
+    await connection.execute(f"INSERT INTO rollups ({', '.join(COLUMNS)}) {SUMMARISE}", *hour)
+
+
+async def make_range_anew(connection: Connection, time_from: datetime, time_to: datetime) -> int:
+    """Every hour that holds a sample with its bucket time in the range, each in a transaction of its own; how many."""
+    hours = await connection.fetch(HOURS, time_from, time_to)
+    for hour in hours:
+        for last in (False, False, True):
+            try:
+                async with connection.transaction():
+                    await make_anew(connection, hour["device_id"], hour["bucket"])
+            except asyncpg.UniqueViolationError:
+                if last:
+                    raise
+            else:
+                break
+    return len(hours)

@@ -18,12 +18,12 @@ from app.sqal.errors import Code
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
 from app.sqal.intake import Verdict
-from app.sqal.reading import GRADES, NOT_GRADABLE, Reading, is_plausible, resolve_site
-from app.sqal.recipes import DeviceProfile, Grading, Recipe
+from app.sqal.reading import NOT_GRADABLE, Reading, is_plausible, resolve_site
+from app.sqal.recipes import DeviceProfile, Grading, Recipe, claim_disagrees
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
     from uuid import UUID
 
@@ -133,6 +133,11 @@ class SampleStore:
         self._retention = retention
         self._sites = frozenset(sites)
         self._recipe_ids: dict[str, int] = {}
+
+    @property
+    def recipe_ids(self) -> Mapping[str, int]:
+        """The number under which the database knows each recipe, once they are registered."""
+        return self._recipe_ids
 
     async def register_recipes(self, connection: Connection) -> None:
         """Make sure that every shipped recipe has its row; a changed definition is a new row."""
@@ -271,7 +276,7 @@ class SampleStore:
         site_code = resolve_site(r.site_code, profiles[r.device_id].site_code, sent=r.site_sent)
         if site_code not in self._sites:
             flags |= Flag.UNKNOWN_SITE
-        if _disagrees(r, grading.grade):
+        if claim_disagrees(r.claimed_grade, r.claimed_compliant, grading.grade):
             flags |= Flag.CLAIM_DISAGREES
         g = grading
         return (
@@ -345,13 +350,6 @@ def _accepted(status: str, score: int | None, grade: str) -> Verdict:
     """`score` is null where the reading could not be judged."""
     known = score is not None and grade != NOT_GRADABLE
     return Verdict(status, score=score / MICRO if known and score is not None else None, grade=grade)
-
-
-def _disagrees(reading: Reading, grade: str) -> bool:
-    if reading.claimed_grade in GRADES and reading.claimed_grade != grade:
-        return True
-    compliant = None if grade == NOT_GRADABLE else grade != "REJECT"
-    return reading.claimed_compliant is not None and compliant is not None and reading.claimed_compliant != compliant
 
 
 def _meaning(raw: bytes, encoding: Encoding) -> dict[str, object] | None:

@@ -148,5 +148,8 @@ async def test_hours_made_anew_say_what_their_samples_say(bench: Bench) -> None:
     right, _ = await kept_and_true(bench.connection, [f"R{run}-0"])
     await bench.connection.execute("UPDATE rollups SET samples = 99, score_min = 1 WHERE device_id = $1", f"R{run}-0")
     async with bench.connection.transaction():
-        await rollups.make_anew(bench.connection, [(f"R{run}-0", rollups.hour_of(NOW))])
+        await rollups.make_anew(bench.connection, f"R{run}-0", rollups.hour_of(NOW))
+    assert (await kept_and_true(bench.connection, [f"R{run}-0"]))[0] == right
+    await bench.connection.execute("DELETE FROM rollups")
+    assert await rollups.make_range_anew(bench.connection, NOW - timedelta(hours=1), NOW + timedelta(hours=1)) == 1
     assert (await kept_and_true(bench.connection, [f"R{run}-0"]))[0] == right

@@ -1,7 +1,7 @@
 """Rollups: what is known of every device, hour and lot (app/sqal/rollups.py).
 
 Expand: a new table, filled from the samples that are there. The release before does not know it: what it writes while
-both run is missing in the rows until `gaveurs rollups` makes those hours anew.
+both run is missing in the rows until `gaveurs rollups --from ... --to ...` makes those hours anew.
 """
 
 from alembic import op

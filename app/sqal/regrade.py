@@ -1,0 +1,146 @@
+"""Grade stored frames again, by another recipe or another version of it: what the samples say, and their rollups."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from app.sqal import rollups
+from app.sqal.flags import Flag
+from app.sqal.recipes import DeviceProfile, Grading, claim_disagrees
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from app.core.database import Connection
+    from app.sqal.recipes import Recipe
+
+CHUNK: Final = 4_096  # samples in memory at once
+ATTEMPTS: Final = 5
+_DISAGREES: Final = int(Flag.CLAIM_DISAGREES)
+# Hours that the range touches; the rollups know them all.
+HOURS: Final = """
+    SELECT DISTINCT device_id, bucket FROM rollups
+    WHERE bucket > $1::timestamptz - interval '1 hour' AND bucket < $2 ORDER BY bucket, device_id
+"""
+SAMPLES: Final = """
+    SELECT device_id, device_time, sample_id, frame, profile, grade, score, tof_score, spectral_score, freshness,
+           fat_quality, oxidation, color_uniformity, recipe_id, flags, claimed_grade, claimed_compliant
+    FROM samples
+    WHERE device_id = $1 AND bucket_time >= greatest($2::timestamptz, $3::timestamptz)
+      AND bucket_time < least($2::timestamptz + interval '1 hour', $4::timestamptz)
+"""
+_GRADED: Final = {
+    "grade": "text", "score": "int4", "tof_score": "int4", "spectral_score": "int4", "freshness": "int4",
+    "fat_quality": "int4", "oxidation": "int4", "color_uniformity": "int4", "recipe_id": "int2", "flags": "int4",
+}  # fmt: skip
+_IDENTITY: Final = {"device_id": "text", "device_time": "timestamptz", "sample_id": "text"}
+_ARRAYS = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate((_IDENTITY | _GRADED).values(), 1))
+UPDATE: Final = f"""
+    UPDATE samples s SET {", ".join(f"{column} = n.{column}" for column in _GRADED)}
+    FROM unnest({_ARRAYS}) AS n ({", ".join(_IDENTITY | _GRADED)})
+    WHERE s.device_id = n.device_id AND s.device_time = n.device_time AND s.sample_id = n.sample_id
+"""
+
+
+@dataclass(slots=True)
+class Shift:
+    """How many samples went from which grade to which, and how many change in anything at all."""
+
+    grades: Counter[tuple[str, str]] = field(default_factory=Counter)
+    changed: int = 0
+
+    @property
+    def samples(self) -> int:
+        return self.grades.total()
+
+
+async def regrade(
+    connection: Connection,
+    recipe: Recipe,
+    recipe_id: int,
+    time_from: datetime,
+    time_to: datetime,
+    *,
+    dry_run: bool,
+) -> Shift:
+    """Grade every sample whose bucket time is in `time_from` (inclusive) .. `time_to` by `recipe`.
+
+    A device's hour at a time, each in a transaction of its own with its rollups; what was done before an interruption
+    stays done, and a second run changes nothing. Samples that come in meanwhile keep their own recipe.
+    """
+    work = _Regrading(connection, recipe, recipe_id, time_from, time_to, dry_run=dry_run)
+    trusted = await connection.fetch("SELECT device_id FROM devices WHERE trust_defects")
+    work.trusted = frozenset(record["device_id"] for record in trusted)
+    shift = Shift()
+    for record in await connection.fetch(HOURS, time_from, time_to):
+        of_hour = await work.hour(record["device_id"], record["bucket"])
+        shift.grades += of_hour.grades
+        shift.changed += of_hour.changed
+    return shift
+
+
+@dataclass(slots=True)
+class _Regrading:
+    """One run."""
+
+    connection: Connection
+    recipe: Recipe
+    recipe_id: int
+    time_from: datetime
+    time_to: datetime
+    _: KW_ONLY
+    dry_run: bool
+    trusted: frozenset[str] = frozenset()
+
+    async def hour(self, device_id: str, bucket: datetime) -> Shift:
+        """One device's hour. Begins again when the first sample of a lot came in between: it made the same row."""
+        for _ in range(ATTEMPTS - 1):
+            with suppress(asyncpg.UniqueViolationError):
+                return await self._hour(device_id, bucket)
+        return await self._hour(device_id, bucket)
+
+    async def _hour(self, device_id: str, bucket: datetime) -> Shift:
+        shift = Shift()
+        async with self.connection.transaction():
+            cursor = await self.connection.cursor(SAMPLES, device_id, bucket, self.time_from, self.time_to)
+            while chunk := await cursor.fetch(CHUNK):
+                changes = await self._grade(chunk, shift)
+                if changes and not self.dry_run:
+                    await self.connection.execute(UPDATE, *map(list, zip(*changes, strict=True)))
+            if shift.changed and not self.dry_run:
+                await rollups.make_anew(self.connection, device_id, bucket)
+        return shift
+
+    async def _grade(self, samples: Sequence[asyncpg.Record], shift: Shift) -> list[tuple[Any, ...]]:
+        """The new values of those samples that change."""
+        frames = [sample["frame"] for sample in samples]
+        profiles = [
+            DeviceProfile(profile=sample["profile"], trust_defects=sample["device_id"] in self.trusted)
+            for sample in samples
+        ]
+        gradings = await asyncio.to_thread(self.recipe.grade, frames, profiles)
+        changes = []
+        for sample, grading in zip(samples, gradings, strict=True):
+            shift.grades[sample["grade"], grading.grade] += 1
+            values = _values(sample, grading, self.recipe_id)
+            if values != tuple(sample[column] for column in _GRADED):
+                shift.changed += 1
+                changes.append((*(sample[column] for column in _IDENTITY), *values))
+        return changes
+
+
+def _values(sample: asyncpg.Record, g: Grading, recipe_id: int) -> tuple[Any, ...]:
+    flags = sample["flags"] & ~_DISAGREES
+    if claim_disagrees(sample["claimed_grade"], sample["claimed_compliant"], g.grade):
+        flags |= _DISAGREES
+    return (
+        g.grade, g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
+        recipe_id, flags,
+    )  # fmt: skip
