@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.core.clock import SystemClock
 from app.core.shutdown import SignalChain
 from app.resources import Runtime
-from app.routers import health, problems, sensors, sqal
+from app.routers import health, problems, quality, sensors, sqal
 from app.routers.middleware import Access, RequestLog
 
 if TYPE_CHECKING:
@@ -62,4 +62,5 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     problems.install(app)
     app.router.routes[:0] = [*health.routes, *sensors.routes]
     app.include_router(sqal.router)
+    app.include_router(quality.router)
     return app

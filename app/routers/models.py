@@ -197,3 +197,94 @@ class Problem(BaseModel):
     status: int = Field(examples=[404])
     detail: str = Field(examples=["there is no such sample"])
     code: str = Field(examples=["not_found"])
+
+
+class Spread(BaseModel):
+    """Of a score or an index, 0..1."""
+
+    average: float
+    deviation: float
+    min: float
+    max: float
+
+
+class Latency(BaseModel):
+    """From the device's time to ours, in ms, of readings whose clock can be believed."""
+
+    average: float
+    min: int
+    max: int
+
+
+class Figures(BaseModel):
+    """`count` includes what could not be graded; `conformity` and `reject_rate` are shares of what could."""
+
+    count: int
+    grades: dict[Grade, int]
+    conformity: float | None
+    reject_rate: float | None
+    score: Spread | None
+    indices: dict[str, Spread | None]
+    claim_disagrees: int
+    clock_off: int
+    latency_ms: Latency | None
+
+
+_FIGURES: dict[str, Any] = {
+    "count": 90,
+    "grades": {"A+": 30, "A": 31, "B": 20, "C": 6, "REJECT": 2, "NOT_GRADABLE": 1},
+    "conformity": 0.9775,
+    "reject_rate": 0.0225,
+    "score": {"average": 0.7812, "deviation": 0.1031, "min": 0.38, "max": 0.97},
+    "indices": {"freshness": {"average": 0.91, "deviation": 0.05, "min": 0.7, "max": 1.0}},
+    "claim_disagrees": 3,
+    "clock_off": 0,
+    "latency_ms": {"average": 41.2, "min": 8, "max": 210},
+}
+
+
+class Hour(Figures):
+    """One device's hour; `bucket` is its beginning."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"bucket": "2026-02-02T08:00:00Z", "device_id": "ESP32_LL_01"} | _FIGURES}
+    )
+    bucket: datetime
+    device_id: str
+
+
+class HourPage(BaseModel):
+    items: list[Hour]
+    next_cursor: str | None
+
+
+class DeviceStats(Figures):
+    """Of one device; the hours are null where it has sent nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "device_id": "ESP32_LL_01",
+                "first_bucket": "2026-02-01T05:00:00Z",
+                "last_bucket": "2026-02-02T08:00:00Z",
+            }
+            | _FIGURES
+        }
+    )
+    device_id: str
+    first_bucket: datetime | None
+    last_bucket: datetime | None
+
+
+class Recipe(BaseModel):
+    """A way of grading; `known` is false for one that an other release used."""
+
+    name: str
+    hash: str
+    definition: dict[str, Any]
+    first_used: datetime
+    known: bool
+
+
+class Recipes(BaseModel):
+    items: list[Recipe]

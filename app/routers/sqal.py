@@ -44,7 +44,7 @@ CursorText = Annotated[
 Text = Annotated[str | None, Query(max_length=128)]
 
 
-def _time(name: str, text: str | None) -> datetime | None:
+def as_time(name: str, text: str | None) -> datetime | None:
     """ISO 8601; naive means UTC; a + that the query string turned into a space is put back."""
     if text is None:
         return None
@@ -62,7 +62,7 @@ def _cursor(cursor: CursorText = None) -> Cursor | None:
 def _device_time(
     device_time: Annotated[str | None, Query(description="chooses among several")] = None,
 ) -> datetime | None:
-    return _time("device_time", device_time)
+    return as_time("device_time", device_time)
 
 
 def _filter(
@@ -78,7 +78,7 @@ def _filter(
     wanted = "A+" if grade == "A " else grade  # an unescaped + arrives as a space
     if wanted is not None and wanted not in (*GRADES, NOT_GRADABLE):
         raise BadRequestError("grade must be one of A+, A, B, C, REJECT, NOT_GRADABLE")
-    begin, end = _time("from", time_from), _time("to", time_to)
+    begin, end = as_time("from", time_from), as_time("to", time_to)
     if begin is not None and end is not None and begin > end:
         raise BadRequestError("from must not be after to")
     texts = (device_id or device, site_code or site, lot)

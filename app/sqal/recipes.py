@@ -11,7 +11,9 @@ from app.sqal.frame import ABSENT, MICRO, decode_reported
 from app.sqal.reading import GRADES, NOT_GRADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from app.core.database import Connection
 
 THRESHOLDS: Final = (("A+", 850_000), ("A", 750_000), ("B", 600_000), ("C", 450_000), ("REJECT", 0))
 
@@ -124,3 +126,18 @@ class ReportedRecipe:
 
 def _known(value: int) -> int | None:
     return None if value == ABSENT else value
+
+
+async def list_recipes(connection: Connection, known: Iterable[Recipe]) -> list[dict[str, Any]]:
+    """All recipes that were ever registered, newest first."""
+    hashes = {recipe.hash for recipe in known}
+    return [
+        {
+            "name": record["name"],
+            "hash": record["hash"],
+            "definition": json.loads(record["definition"]),
+            "first_used": record["first_used"],
+            "known": record["hash"] in hashes,
+        }
+        for record in await connection.fetch("SELECT * FROM recipes ORDER BY recipe_id DESC")
+    ]

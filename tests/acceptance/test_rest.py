@@ -142,3 +142,53 @@ def test_the_probes_answer_with_the_guides_bodies(server: Server) -> None:
     assert server.get("/health/startup")["duration"] > 0
     assert server.get("/health/live")["status"] == "alive"
     assert server.get("/health/ready") == {"status": "ready", "components": {"database": True, "cache": True}}
+
+
+def test_hours_are_summed_by_device_newest_first_and_paged(server: Server) -> None:
+    page = server.get("/api/sqal/aggregates/hourly?device_id=ESP32_LL_01")
+    buckets = [item["bucket"] for item in page["items"]]
+    assert buckets == sorted(buckets, reverse=True)
+    assert page["next_cursor"] is None
+    oldest = page["items"][-1]
+    assert (oldest["bucket"], oldest["count"], oldest["grades"]["A+"]) == ("2026-10-01T00:00:00Z", 1, 1)
+    assert oldest["score"]["average"] == oldest["score"]["max"] == pytest.approx(0.9115)
+    seen, cursor = [], ""
+    while True:
+        part = server.get(f"/api/sqal/aggregates/hourly?device_id=ESP32_LL_01&limit=2{cursor}")
+        seen += part["items"]
+        if part["next_cursor"] is None:
+            break
+        cursor = f"&cursor={part['next_cursor']}"
+    assert seen == page["items"]
+    within = server.get("/api/sqal/aggregates/hourly?from=2026-11-02T10:30:00Z&to=2026-11-04T10:00:00Z")["items"]
+    assert [item["bucket"] for item in within] == ["2026-11-03T10:00:00Z", "2026-11-02T10:00:00Z"]
+    assert server.get("/api/sqal/aggregates/hourly?site_code=ZZ")["items"] == []
+
+
+def test_a_devices_stats_are_the_sums_of_its_hours(server: Server) -> None:
+    stats = server.get("/api/sqal/devices/ESP32_LL_01/stats")
+    hours = server.get("/api/sqal/aggregates/hourly?device_id=ESP32_LL_01")["items"]
+    assert stats["count"] == sum(hour["count"] for hour in hours) == sum(stats["grades"].values())
+    assert stats["first_bucket"] == hours[-1]["bucket"]
+    part = server.get("/api/sqal/devices/ESP32_LL_01/stats?from=2026-11-01T00:00:00Z&to=2026-11-02T00:00:00Z")
+    assert (part["count"], part["conformity"], part["reject_rate"]) == (1, 1.0, 0.0)
+    assert part["score"]["deviation"] == pytest.approx(0, abs=1e-6)
+    none = server.get("/api/sqal/devices/ESP32_LL_01/stats?to=2000-01-01T00:00:00Z")
+    assert (none["count"], none["conformity"], none["score"], none["first_bucket"]) == (0, None, None, None)
+    assert server.request("/api/sqal/devices/NOBODY/stats")[0] == 404
+
+
+def test_the_recipes_are_listed_with_their_definitions(server: Server) -> None:
+    items = {item["name"]: item for item in server.get("/api/sqal/recipes")["items"]}
+    assert set(items) == {"sqal-1", "sqal-1-reported"}
+    assert items["sqal-1"]["definition"]["thresholds"]["A+"] == 850_000
+    assert all(item["known"] for item in items.values())
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("cursor=zzz", 400), ("from=yesterday", 422), ("from=2026-11-02&to=2026-11-01", 422), ("limit=201", 422)],
+)
+def test_bad_parameters_of_the_figures_are_problems(server: Server, query: str, status: int) -> None:
+    got, body, headers = server.request(f"/api/sqal/aggregates/hourly?{query}")
+    assert (got, headers["content-type"], json.loads(body)["status"]) == (status, "application/problem+json", status)

@@ -15,7 +15,7 @@ from app.core.errors import BadCursorError, ForbiddenError
 from app.core.ids import uuid7
 from app.core.security import Principal, Role, is_local, presented_key
 from app.settings import BadSettings, load_settings
-from app.sqal.cursor import Cursor
+from app.sqal.cursor import Cursor, HourCursor
 from app.sqal.devices import StateLimits
 from app.sqal.simulator.fleet import sensor_url
 
@@ -30,10 +30,21 @@ def test_a_cursor_comes_back_and_is_safe_in_a_url(moment: datetime, key: UUID) -
     assert Cursor.decode(text) == cursor
 
 
-@given(st.text(max_size=60))
-def test_a_foreign_cursor_is_refused_not_crashed_on(text: str) -> None:
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z"))
+def test_a_cursor_of_hours_comes_back_and_is_safe_in_a_url(moment: datetime, device_id: str) -> None:
+    cursor = HourCursor(moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC), device_id)
+    text = cursor.encode()
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+", text)
+    assert HourCursor.decode(text) == cursor
     with pytest.raises(BadCursorError):
         Cursor.decode(text)
+
+
+@given(st.text(max_size=60))
+def test_a_foreign_cursor_is_refused_not_crashed_on(text: str) -> None:
+    for kind in (Cursor, HourCursor):
+        with pytest.raises(BadCursorError):
+            kind.decode(text)
 
 
 def test_ids_are_version_7_and_sort_by_time() -> None:

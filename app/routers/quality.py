@@ -1,0 +1,66 @@
+"""`/api/sqal`: figures from the rollups, and the recipes. Thin: parameters in, one feature call, a model out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from app.core.errors import BadRequestError
+from app.dependencies import CurrentResources, Reader
+from app.routers import models
+from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_time
+from app.sqal import figures
+from app.sqal.cursor import HourCursor
+from app.sqal.figures import Scope
+from app.sqal.recipes import list_recipes
+
+router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
+Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
+End = Annotated[str | None, Query(alias="to", description="hours that begin before it")]
+
+
+def _scope(
+    device_id: Text = None, site_code: Text = None, lot: Text = None, time_from: Begin = None, time_to: End = None
+) -> Scope:
+    begin, end = as_time("from", time_from), as_time("to", time_to)
+    if begin is not None and end is not None and begin > end:
+        raise BadRequestError("from must not be after to")
+    if any("\x00" in text for text in (device_id, site_code, lot) if text):
+        raise BadRequestError("a filter holds a NUL character")
+    return Scope(device_id, site_code, lot, begin, end)
+
+
+def _hour_cursor(cursor: CursorText = None) -> HourCursor | None:
+    return HourCursor.decode(cursor) if cursor else None
+
+
+Scoped = Annotated[Scope, Depends(_scope)]
+After = Annotated[HourCursor | None, Depends(_hour_cursor)]
+
+
+@router.get("/aggregates/hourly", response_model=models.HourPage)
+async def hourly(
+    resources: CurrentResources, _who: Reader, scope: Scoped, after: After, limit: Limit = 200
+) -> dict[str, Any]:
+    """Figures of each hour and device, newest first; without from and to the newest that exist, however old."""
+    async with resources.reads.connection() as connection:
+        items, more = await figures.hourly(connection, scope, after, limit)
+    return {"items": items, "next_cursor": HourCursor(*more).encode() if more else None}
+
+
+@router.get("/devices/{device_id}/stats", response_model=models.DeviceStats)
+async def device_stats(
+    resources: CurrentResources, _who: Reader, device_id: str, time_from: Begin = None, time_to: End = None
+) -> dict[str, Any]:
+    """Figures of one device, of all its time or of some hours."""
+    scope = _scope(device_id, None, None, time_from, time_to)
+    async with resources.reads.connection() as connection:
+        return await figures.device_stats(connection, scope)
+
+
+@router.get("/recipes", response_model=models.Recipes)
+async def recipes(resources: CurrentResources, _who: Reader) -> dict[str, Any]:
+    """Every recipe that ever graded here: name, hash, definition; whether this program still knows it."""
+    async with resources.reads.connection() as connection:
+        return {"items": await list_recipes(connection, resources.recipes)}
