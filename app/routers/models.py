@@ -288,3 +288,44 @@ class Recipe(BaseModel):
 
 class Recipes(BaseModel):
     items: list[Recipe]
+
+
+class DashboardHour(Figures):
+    bucket: datetime
+
+
+class DashboardSite(Figures):
+    """`site_code` is null for samples of an unknown site."""
+
+    site_code: str | None
+
+
+class DashboardDevice(Figures):
+    device_id: str
+
+
+class DeviceStates(BaseModel):
+    online: int
+    stale: int
+    offline: int
+    never_seen: int
+
+
+class Firmware(BaseModel):
+    version: str | None
+    devices: int
+
+
+class Dashboard(Figures):
+    """`per_second` is of the hour that runs, `per_hour` of the whole time; at most 500 devices are listed."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    begin: datetime = Field(alias="from")
+    to: datetime
+    per_second: float
+    per_hour: float
+    hours: list[DashboardHour]
+    sites: list[DashboardSite]
+    devices: list[DashboardDevice]
+    device_states: DeviceStates
+    firmware: list[Firmware]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
 from app.core.errors import BadRequestError
-from app.dependencies import CurrentResources, Reader
+from app.dependencies import CurrentResources, CurrentRuntime, Reader
 from app.routers import models
 from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_time
 from app.sqal import figures
 from app.sqal.cursor import HourCursor
+from app.sqal.dashboard import dashboard
 from app.sqal.figures import Scope
 from app.sqal.recipes import list_recipes
 
+LONGEST_DASHBOARD = timedelta(days=31)
 router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
 Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
 End = Annotated[str | None, Query(alias="to", description="hours that begin before it")]
@@ -47,6 +50,17 @@ async def hourly(
     async with resources.reads.connection() as connection:
         items, more = await figures.hourly(connection, scope, after, limit)
     return {"items": items, "next_cursor": HourCursor(*more).encode() if more else None}
+
+
+@router.get("/dashboard", response_model=models.Dashboard)
+async def overview(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
+    """All at a glance, of the last 24 hours or of a time: figures by hour, site and device; device states, firmware."""
+    now, resources = runtime.clock.now(), runtime.resources
+    begin, end = scope.time_from, scope.time_to or now
+    if begin is not None and end - begin > LONGEST_DASHBOARD:
+        raise BadRequestError(f"a dashboard spans at most {LONGEST_DASHBOARD.days} days")
+    async with resources.reads.connection() as connection:
+        return await dashboard(connection, scope, resources.device_states, now)
 
 
 @router.get("/devices/{device_id}/stats", response_model=models.DeviceStats)

@@ -178,6 +178,20 @@ def test_a_devices_stats_are_the_sums_of_its_hours(server: Server) -> None:
     assert server.request("/api/sqal/devices/NOBODY/stats")[0] == 404
 
 
+def test_the_dashboard_shows_a_time_by_hour_site_and_device(server: Server) -> None:
+    board = server.get("/api/sqal/dashboard?device_id=ESP32_LL_01&from=2026-11-01T00:00:00Z&to=2026-11-08T00:00:00Z")
+    assert board["count"] == sum(hour["count"] for hour in board["hours"]) == 7
+    assert [hour["bucket"] for hour in board["hours"]] == sorted(hour["bucket"] for hour in board["hours"])
+    assert [(site["site_code"], site["count"]) for site in board["sites"]] == [("LL", 7)]
+    assert [(one["device_id"], one["count"]) for one in board["devices"]] == [("ESP32_LL_01", 7)]
+    assert board["per_hour"] == pytest.approx(7 / 168)
+    assert board["device_states"]["online"] >= 1
+    assert sum(board["device_states"].values()) == len(server.get("/api/sqal/devices?limit=200")["items"])
+    assert {one["version"] for one in board["firmware"]}
+    assert server.get("/api/sqal/dashboard?lot=NONE")["count"] == 0
+    assert server.request("/api/sqal/dashboard?from=2025-01-01")[0] == 422
+
+
 def test_the_recipes_are_listed_with_their_definitions(server: Server) -> None:
     items = {item["name"]: item for item in server.get("/api/sqal/recipes")["items"]}
     assert set(items) == {"sqal-1", "sqal-1-reported"}

@@ -1,0 +1,76 @@
+"""The overview: a time's figures in all, by hour, by site and by device; the devices' states and firmware."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from app.sqal.figures import SUMS, Scope, figures_of
+from app.sqal.rollups import hour_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from app.core.database import Connection
+    from app.sqal.devices import StateLimits
+
+DEFAULT_WINDOW: Final = timedelta(hours=24)
+MOST_DEVICES: Final = 500  # listed one by one, the busiest first; the sums hold all
+FLEET: Final = """
+    SELECT count(*) FILTER (WHERE last_seen IS NULL) AS never_seen,
+           count(*) FILTER (WHERE last_seen > $1::timestamptz - make_interval(secs => $2)) AS online,
+           count(*) FILTER (WHERE last_seen <= $1::timestamptz - make_interval(secs => $2)
+                            AND last_seen > $1::timestamptz - make_interval(secs => $3)) AS stale,
+           count(*) FILTER (WHERE last_seen <= $1::timestamptz - make_interval(secs => $3)) AS offline
+    FROM devices WHERE $4::text IS NULL OR site_code = $4
+"""
+FIRMWARE: Final = """
+    SELECT firmware_version AS version, count(*) AS devices FROM devices
+    WHERE $1::text IS NULL OR site_code = $1 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100
+"""
+
+
+async def dashboard(connection: Connection, scope: Scope, limits: StateLimits, now: datetime) -> dict[str, Any]:
+    """Without `time_from` the last 24 hours. `per_second` is of the hour that runs, `per_hour` of the whole time."""
+    scope = Scope(
+        scope.device_id,
+        scope.site_code,
+        scope.lot,
+        scope.time_from or (scope.time_to or now) - DEFAULT_WINDOW,
+        scope.time_to or now,
+    )
+    where, arguments = scope.where()
+    records = await connection.fetch(
+        f"SELECT grouping(bucket, site_code, device_id) AS kind, bucket, site_code, device_id, {SUMS}"
+        f" FROM rollups WHERE {where} GROUP BY GROUPING SETS ((), (bucket), (site_code), (device_id))",
+        *arguments,
+    )
+    by_kind: dict[int, list[Any]] = {0b111: [], 0b011: [], 0b101: [], 0b110: []}
+    for record in records:
+        by_kind[record["kind"]].append(record)
+    (all_,) = by_kind[0b111]
+    hours = sorted(by_kind[0b011], key=lambda record: record["bucket"])
+    devices = sorted(by_kind[0b110], key=lambda record: (-record["samples"], record["device_id"]))
+    running = next((record["samples"] for record in hours if record["bucket"] == hour_of(now)), 0)
+    fleet = await connection.fetchrow(FLEET, now, limits.stale_after_s, limits.offline_after_s, scope.site_code)
+    return {
+        "from": scope.time_from,
+        "to": scope.time_to,
+        **figures_of(all_),
+        "per_second": running / max((now - hour_of(now)).total_seconds(), 1.0),
+        "per_hour": all_["samples"] / max(_hours(scope), 1.0),
+        "hours": [{"bucket": record["bucket"], **figures_of(record)} for record in hours],
+        "sites": [
+            {"site_code": record["site_code"] or None, **figures_of(record)}
+            for record in sorted(by_kind[0b101], key=lambda record: record["site_code"])
+        ],
+        "devices": [{"device_id": record["device_id"], **figures_of(record)} for record in devices[:MOST_DEVICES]],
+        "device_states": dict(fleet) if fleet is not None else {},
+        "firmware": [dict(record) for record in await connection.fetch(FIRMWARE, scope.site_code)],
+    }
+
+
+def _hours(scope: Scope) -> float:
+    if scope.time_from is None or scope.time_to is None:
+        raise ValueError("a dashboard has both ends")
+    return (scope.time_to - scope.time_from) / timedelta(hours=1)
