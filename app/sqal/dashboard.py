@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from app.sqal.devices import SITE_SQL
 from app.sqal.figures import SUMS, Scope, figures_of
 from app.sqal.rollups import hour_of
 
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOW: Final = timedelta(hours=24)
 MOST_DEVICES: Final = 500  # listed one by one, the busiest first; the sums hold all
-FLEET: Final = """
+FLEET: Final = f"""
     SELECT count(*) FILTER (WHERE last_seen IS NULL) AS never_seen,
            count(*) FILTER (WHERE last_seen > $1::timestamptz - make_interval(secs => $2)) AS online,
            count(*) FILTER (WHERE last_seen <= $1::timestamptz - make_interval(secs => $2)
                             AND last_seen > $1::timestamptz - make_interval(secs => $3)) AS stale,
            count(*) FILTER (WHERE last_seen <= $1::timestamptz - make_interval(secs => $3)) AS offline
-    FROM devices WHERE $4::text IS NULL OR site_code = $4
+    FROM devices WHERE $4::text IS NULL OR {SITE_SQL} = $4
 """
-FIRMWARE: Final = """
+FIRMWARE: Final = f"""
     SELECT firmware_version AS version, count(*) AS devices FROM devices
-    WHERE $1::text IS NULL OR site_code = $1 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100
+    WHERE $1::text IS NULL OR {SITE_SQL} = $1 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100
 """
 
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from app.core.database import Connection
 
+# A device's site as `_as_item` finds it: configured, sent, or in its id (`reading.site_in_id`).
+SITE_SQL: Final = (
+    "coalesce(site_code, sent_site_code,"
+    " substring(device_id from '^[A-Za-z0-9]+[_-](?:(?:DEMO|DOCKER)[_-])?([A-Z]{2})(?:[_-]|$)'))"
+)
 CONFIGURABLE: Final = ("site_code", "profile", "recipe", "trust_defects")
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from app.core.clock import iso
 from app.sqal import queries
-from app.sqal.devices import configure_device
+from app.sqal.devices import SITE_SQL, configure_device
 from app.sqal.errors import Code, RefusalError
 from app.sqal.queries import SampleFilter
+from app.sqal.reading import site_in_id
 from app.sqal.replay import replay
 from app.sqal.wire import Encoding
 from tests.support import trimmed
@@ -226,3 +227,16 @@ async def test_nothing_is_written_when_the_transaction_fails_halfway(bench: Benc
         await bench.write(trimmed())
     assert await bench.count() == 0
     assert await bench.count("devices") == 0
+
+
+async def test_the_database_reads_a_site_out_of_an_id_as_we_do(bench: Bench) -> None:
+    names = [
+        "ESP32_LL_01", "ESP32_DEMO_LS_7", "ESP32-DOCKER-MT", "ESP32-A1B2C3D4", "ESP32_LLX_1", "X_ll_1", "DEMO_LL",
+        "ESP32_DEMO_01", "A_DEMO_DEMO_LL_1", "LL_01", "A-LL", "A_DE", "A.B_LL_1", "_LL_1",
+    ]  # fmt: skip
+    found = await bench.connection.fetch(
+        f"SELECT {SITE_SQL} FROM unnest($1::text[]) WITH ORDINALITY AS d (device_id, n),"
+        " (VALUES (NULL::text, NULL::text)) AS none (site_code, sent_site_code) ORDER BY n",
+        names,
+    )
+    assert [record[0] for record in found] == [site_in_id(name) for name in names]
