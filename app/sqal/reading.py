@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import numpy as np
 
 from app.sqal.errors import Code, RefusalError
 from app.sqal.flags import Flag
@@ -18,33 +16,28 @@ from app.sqal.frame import (
     ABSENT,
     CHANNELS,
     MICRO,
-    PLANE_LIMITS,
     Reported,
     encode_channels,
     encode_head,
     encode_matrices,
-    pack_doubles,
     stack_matrices,
 )
 from app.sqal.wire import (
     NOTHING_RAW,
     Encoding,
     FusionBlock,
-    Matrices,
     SampleMeta,
     SensorData,
     TofBlock,
     decode_defects,
 )
+from app.sqal.zones import blame, flags_of, read_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from numpy.typing import NDArray
+    from app.sqal.wire import SpectralBlock
 
-    from app.sqal.wire import Matrix, SpectralBlock
-
-MIN_DISTANCE_MM: Final = 20
 MAX_COUNTS: Final = 65_535
 GAINS: Final = (0.5, 512.0)
 MAX_INTEGRATION_MS: Final = 60_000
@@ -55,27 +48,16 @@ AHEAD: Final = timedelta(minutes=5)
 GRADES: Final = ("A+", "A", "B", "C", "REJECT")
 NOT_GRADABLE: Final = "NOT_GRADABLE"
 # Plain integers: an IntFlag's | costs more than the rest of a check.
-DISTANCE_BELOW_RANGE: Final = int(Flag.DISTANCE_BELOW_RANGE)
-STATUS_UNKNOWN: Final = int(Flag.STATUS_UNKNOWN)
 MISSING_GAIN: Final = int(Flag.MISSING_GAIN)
 ODD_CLAIM: Final = int(Flag.ODD_CLAIM)
 ODD_TEXT: Final = int(Flag.ODD_TEXT)
 UNREADABLE_DEFECTS: Final = int(Flag.UNREADABLE_DEFECTS)
-_MATRIX_NAMES: Final = (
-    ("distance_matrix", 0),
-    ("reflectance_matrix", int(Flag.MISSING_REFLECTANCE)),
-    ("amplitude_matrix", int(Flag.MISSING_AMPLITUDE)),
-    ("ambient_matrix", int(Flag.MISSING_AMBIENT)),
-    ("status_matrix", STATUS_UNKNOWN),
-)
 _SCORE_NAMES: Final = (
     "fusion.final_score", "fusion.tof_score", "fusion.spectral_score", "fusion.vl53l8ch_score", "fusion.as7341_score",
     "fusion.confidence_level", "fusion.weight_tof", "fusion.weight_spectral", "fusion.tof_contribution",
     "fusion.spectral_contribution", "vl53l8ch.quality_score", "as7341.quality_score", "as7341.freshness_index",
     "as7341.fat_quality_index", "as7341.oxidation_index", "as7341.color_uniformity",
 )  # fmt: skip
-STATUS_BIT: Final = 1 << 4
-_ROW_LENGTHS: Final = {side: [side] * side for side in (4, 8)}
 _NO_FUSION: Final = FusionBlock()
 _NO_META: Final = SampleMeta()
 _DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,63}\Z")
@@ -175,7 +157,7 @@ def read_sample(message: SensorData, encoding: Encoding) -> Draft:
         raise RefusalError(Code.MISSING_FIELD, "vl53l8ch is missing")
     if spectral is None:
         raise RefusalError(Code.MISSING_FIELD, "as7341 is missing")
-    side, mask, zones, flags = _read_matrices(tof)
+    side, mask, zones, flags = read_matrices(tof)
     channels = _read_channels(spectral)
     gain, integration_ms = _read_exposure(spectral)
     if gain is None:
@@ -214,29 +196,15 @@ def finish_drafts(drafts: Sequence[Draft]) -> list[RefusalError | None]:
         shapes.setdefault((draft.side, draft.mask), []).append(number)
     for (side, mask), numbers in shapes.items():
         values = stack_matrices([drafts[number].zones for number in numbers], mask, side)
-        found = zip(numbers, encode_matrices(values, mask), _flags_of(values, mask), strict=True)
+        found = zip(numbers, encode_matrices(values, mask), flags_of(values, mask), strict=True)
         for number, planes, flags in found:
             draft = drafts[number]
             if planes is None or flags is None:
-                outcomes[number] = _blame(draft)
+                outcomes[number] = blame(draft.zones, draft.side, draft.mask)
             else:
                 draft.reading.flags |= flags
                 draft.reading.frame += planes + draft.channels
     return outcomes
-
-
-def _flags_of(values: NDArray[np.float64], mask: int) -> list[int | None]:
-    """What the zones of each sample give to remark; None for a status that is no whole number."""
-    below = values[:, 0].min(axis=1) < MIN_DISTANCE_MM
-    if not mask & STATUS_BIT:
-        return [DISTANCE_BELOW_RANGE if one else 0 for one in below.tolist()]
-    status = values[:, -1]
-    whole = np.all(np.equal(np.trunc(status), status), axis=1)
-    known = np.any(status, axis=1)
-    return [
-        ((DISTANCE_BELOW_RANGE if near else 0) | (0 if one else STATUS_UNKNOWN)) if number else None
-        for near, number, one in zip(below.tolist(), whole.tolist(), known.tolist(), strict=True)
-    ]
 
 
 def _bounded(name: str, value: float | None, low: float, high: float) -> float | None:
@@ -246,53 +214,6 @@ def _bounded(name: str, value: float | None, low: float, high: float) -> float |
     if not isfinite(value):
         raise RefusalError(Code.NOT_FINITE, f"{name} is not a finite number")
     raise RefusalError(Code.OUT_OF_RANGE, f"{name} must be within {low:g} and {high:g}")
-
-
-def _find(tof: TofBlock, name: str) -> Matrix | None:
-    direct: Matrix | None = getattr(tof, name)
-    if direct is not None:
-        return direct
-    places: tuple[Matrices | None, ...] = (tof.raw, tof.analysis)
-    for place in places:
-        if place is not None and (matrix := getattr(place, name)) is not None:
-            return matrix  # type: ignore[no-any-return]
-    return None
-
-
-def _read_matrices(tof: TofBlock) -> tuple[int, int, bytes, int]:
-    """(zones a side, mask of matrices, their zones packed, flags); the shapes checked, not the values."""
-    distance = _find(tof, "distance_matrix")
-    if distance is None:
-        raise RefusalError(Code.MISSING_FIELD, "vl53l8ch.distance_matrix is missing")
-    side = 4 if len(distance) == 4 else 8  # noqa: PLR2004
-    lengths = _ROW_LENGTHS[side]
-    zones: list[float] = []
-    mask = flags = 0
-    for bit, (name, missing) in enumerate(_MATRIX_NAMES):
-        matrix = _find(tof, name)
-        if matrix is None:
-            flags |= missing
-            continue
-        if list(map(len, matrix)) != lengths:
-            raise RefusalError(Code.INVALID_MATRIX, f"vl53l8ch.{name} must be {side} rows of {side}")
-        mask |= 1 << bit
-        zones += chain.from_iterable(matrix)
-    return side, mask, pack_doubles(zones), flags
-
-
-def _blame(draft: Draft) -> RefusalError:
-    """Which matrix holds a value that it must not."""
-    size = draft.side * draft.side
-    zones = memoryview(draft.zones).cast("d")
-    present = [bit for bit in range(len(_MATRIX_NAMES)) if draft.mask & (1 << bit)]
-    for row, bit in enumerate(present):
-        name, limit = _MATRIX_NAMES[bit][0], PLANE_LIMITS[bit]
-        values = zones[row * size : (row + 1) * size]
-        if not all(map(isfinite, values)):
-            return RefusalError(Code.NOT_FINITE, f"vl53l8ch.{name} holds a value that is not a finite number")
-        if min(values) < 0 or max(values) > limit:
-            return RefusalError(Code.OUT_OF_RANGE, f"vl53l8ch.{name} holds a value outside 0..{limit}")
-    return RefusalError(Code.INVALID_TYPE, "vl53l8ch.status_matrix must hold whole numbers")
 
 
 def _read_channels(spectral: SpectralBlock) -> bytes:
