@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from app.core.errors import BadRequestError
 from app.dependencies import CurrentResources, CurrentRuntime, Reader
 from app.routers import models
-from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_time
+from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_range, clean
 from app.sqal import figures
 from app.sqal.cursor import HourCursor
 from app.sqal.dashboard import dashboard
 from app.sqal.figures import Scope
 from app.sqal.recipes import list_recipes
 
-LONGEST_DASHBOARD = timedelta(days=31)
 router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
 Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
 End = Annotated[str | None, Query(alias="to", description="hours that begin before it")]
@@ -26,12 +23,8 @@ End = Annotated[str | None, Query(alias="to", description="hours that begin befo
 def _scope(
     device_id: Text = None, site_code: Text = None, lot: Text = None, time_from: Begin = None, time_to: End = None
 ) -> Scope:
-    begin, end = as_time("from", time_from), as_time("to", time_to)
-    if begin is not None and end is not None and begin > end:
-        raise BadRequestError("from must not be after to")
-    if any("\x00" in text for text in (device_id, site_code, lot) if text):
-        raise BadRequestError("a filter holds a NUL character")
-    return Scope(device_id, site_code, lot, begin, end)
+    clean(device_id, site_code, lot)
+    return Scope(device_id, site_code, lot, *as_range(time_from, time_to))
 
 
 def _hour_cursor(cursor: CursorText = None) -> HourCursor | None:
@@ -56,9 +49,6 @@ async def hourly(
 async def overview(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
     """All at a glance, of the last 24 hours or of a time: figures by hour, site and device; device states, firmware."""
     now, resources = runtime.clock.now(), runtime.resources
-    begin, end = scope.time_from, scope.time_to or now
-    if begin is not None and end - begin > LONGEST_DASHBOARD:
-        raise BadRequestError(f"a dashboard spans at most {LONGEST_DASHBOARD.days} days")
     async with resources.reads.connection() as connection:
         return await dashboard(connection, scope, resources.device_states, now)
 

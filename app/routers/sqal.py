@@ -44,7 +44,7 @@ CursorText = Annotated[
 Text = Annotated[str | None, Query(max_length=128)]
 
 
-def as_time(name: str, text: str | None) -> datetime | None:
+def _time(name: str, text: str | None) -> datetime | None:
     """ISO 8601; naive means UTC; a + that the query string turned into a space is put back."""
     if text is None:
         return None
@@ -55,6 +55,19 @@ def as_time(name: str, text: str | None) -> datetime | None:
         raise BadRequestError(f"{name} is not an ISO 8601 date and time") from error
 
 
+def as_range(time_from: str | None, time_to: str | None) -> tuple[datetime | None, datetime | None]:
+    """Both ends, in order."""
+    begin, end = _time("from", time_from), _time("to", time_to)
+    if begin is not None and end is not None and begin > end:
+        raise BadRequestError("from must not be after to")
+    return begin, end
+
+
+def clean(*texts: str | None) -> None:
+    if any("\x00" in text for text in texts if text):
+        raise BadRequestError("a name or filter holds a NUL character")
+
+
 def _cursor(cursor: CursorText = None) -> Cursor | None:
     return Cursor.decode(cursor) if cursor else None
 
@@ -62,7 +75,7 @@ def _cursor(cursor: CursorText = None) -> Cursor | None:
 def _device_time(
     device_time: Annotated[str | None, Query(description="chooses among several")] = None,
 ) -> datetime | None:
-    return as_time("device_time", device_time)
+    return _time("device_time", device_time)
 
 
 def _filter(
@@ -78,13 +91,8 @@ def _filter(
     wanted = "A+" if grade == "A " else grade  # an unescaped + arrives as a space
     if wanted is not None and wanted not in (*GRADES, NOT_GRADABLE):
         raise BadRequestError("grade must be one of A+, A, B, C, REJECT, NOT_GRADABLE")
-    begin, end = as_time("from", time_from), as_time("to", time_to)
-    if begin is not None and end is not None and begin > end:
-        raise BadRequestError("from must not be after to")
-    texts = (device_id or device, site_code or site, lot)
-    if any("\x00" in text for text in texts if text):
-        raise BadRequestError("a filter holds a NUL character")
-    return SampleFilter(texts[0], texts[1], wanted, texts[2], begin, end)
+    clean(device_id, device, site_code, site, lot)
+    return SampleFilter(device_id or device, site_code or site, wanted, lot, *as_range(time_from, time_to))
 
 
 Wanted = Annotated[SampleFilter, Depends(_filter)]
@@ -92,15 +100,10 @@ After = Annotated[Cursor | None, Depends(_cursor)]
 DeviceTime = Annotated[datetime | None, Depends(_device_time)]
 
 
-def _clean(*values: str) -> None:
-    if any("\x00" in value for value in values):
-        raise BadRequestError("a name holds a NUL character")
-
-
 @router.get("/latest", response_model=models.Sample)
 async def latest(resources: CurrentResources, _who: Reader, device_id: Text = None) -> dict[str, Any]:
     """The newest sample, of all devices or of one."""
-    _clean(device_id or "")
+    clean(device_id or "")
     async with resources.reads.connection() as connection:
         return await queries.latest_sample(connection, device_id)
 
@@ -120,7 +123,7 @@ async def frame(
     resources: CurrentResources, _who: Reader, device_id: str, sample_id: str, device_time: DeviceTime
 ) -> dict[str, Any]:
     """The stored frame: matrices and channels."""
-    _clean(device_id, sample_id)
+    clean(device_id, sample_id)
     async with resources.reads.connection() as connection:
         return await queries.sample_frame(connection, device_id, sample_id, device_time)
 
@@ -130,7 +133,7 @@ async def message(
     resources: CurrentResources, _who: Reader, device_id: str, sample_id: str, device_time: DeviceTime
 ) -> Response:
     """The original message, byte for byte, while it is kept."""
-    _clean(device_id, sample_id)
+    clean(device_id, sample_id)
     async with resources.reads.connection() as connection:
         raw, encoding = await queries.sample_message(connection, resources.codec, device_id, sample_id, device_time)
     return Response(raw, media_type=MEDIA_TYPES[encoding])
@@ -141,7 +144,7 @@ async def sample(
     resources: CurrentResources, _who: Reader, device_id: str, sample_id: str, device_time: DeviceTime
 ) -> dict[str, Any]:
     """The newest sample under this id; `device_time` chooses among several."""
-    _clean(device_id, sample_id)
+    clean(device_id, sample_id)
     async with resources.reads.connection() as connection:
         return await queries.one_sample(connection, device_id, sample_id, device_time)
 
@@ -179,7 +182,7 @@ def _device_cursor(text: str | None) -> str | None:
 @router.get("/devices/{device_id}", response_model=models.Device)
 async def device(runtime: CurrentRuntime, _who: Reader, device_id: str) -> dict[str, Any]:
     """One device: what it says of itself, when it was seen, what is configured."""
-    _clean(device_id)
+    clean(device_id)
     resources = runtime.resources
     async with resources.reads.connection() as connection:
         return await devices.one_device(connection, device_id, resources.device_states, runtime.clock.now())
@@ -213,7 +216,7 @@ async def quarantine_list(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Refused messages, newest first, without their bytes."""
-    _clean(device_id or "", code or "")
+    clean(device_id or "", code or "")
     async with resources.reads.connection() as connection:
         items, more = await resources.quarantine.list(
             connection, device_id=device_id, code=code, cursor=after, limit=limit

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from app.core.errors import BadRequestError
 from app.sqal.devices import SITE_SQL
-from app.sqal.figures import SUMS, Scope, figures_of
+from app.sqal.figures import SUMS, figures_of
 from app.sqal.rollups import hour_of
 
 if TYPE_CHECKING:
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
 
     from app.core.database import Connection
     from app.sqal.devices import StateLimits
+    from app.sqal.figures import Scope
 
 DEFAULT_WINDOW: Final = timedelta(hours=24)
+LONGEST_WINDOW: Final = timedelta(days=31)
 MOST_DEVICES: Final = 500  # listed one by one, the busiest first; the sums hold all
 FLEET: Final = f"""
     SELECT count(*) FILTER (WHERE last_seen IS NULL) AS never_seen,
@@ -32,15 +36,15 @@ FIRMWARE: Final = f"""
 
 
 async def dashboard(connection: Connection, scope: Scope, limits: StateLimits, now: datetime) -> dict[str, Any]:
-    """Without `time_from` the last 24 hours. `per_second` is of the hour that runs, `per_hour` of the whole time."""
-    scope = Scope(
-        scope.device_id,
-        scope.site_code,
-        scope.lot,
-        scope.time_from or (scope.time_to or now) - DEFAULT_WINDOW,
-        scope.time_to or now,
-    )
-    where, arguments = scope.where()
+    """Without `time_from` the last 24 hours. `per_second` is of the hour that runs, `per_hour` of the whole time.
+
+    BadRequestError for more than 31 days.
+    """
+    end = scope.time_to or now
+    begin = scope.time_from or end - DEFAULT_WINDOW
+    if end - begin > LONGEST_WINDOW:
+        raise BadRequestError(f"a dashboard spans at most {LONGEST_WINDOW.days} days")
+    where, arguments = replace(scope, time_from=begin, time_to=end).where()
     records = await connection.fetch(
         f"SELECT grouping(bucket, site_code, device_id) AS kind, bucket, site_code, device_id, {SUMS}"
         f" FROM rollups WHERE {where} GROUP BY GROUPING SETS ((), (bucket), (site_code), (device_id))",
@@ -55,11 +59,11 @@ async def dashboard(connection: Connection, scope: Scope, limits: StateLimits, n
     running = next((record["samples"] for record in hours if record["bucket"] == hour_of(now)), 0)
     fleet = await connection.fetchrow(FLEET, now, limits.stale_after_s, limits.offline_after_s, scope.site_code)
     return {
-        "from": scope.time_from,
-        "to": scope.time_to,
+        "from": begin,
+        "to": end,
         **figures_of(all_),
         "per_second": running / max((now - hour_of(now)).total_seconds(), 1.0),
-        "per_hour": all_["samples"] / max(_hours(scope), 1.0),
+        "per_hour": all_["samples"] / max((end - begin) / timedelta(hours=1), 1.0),
         "hours": [{"bucket": record["bucket"], **figures_of(record)} for record in hours],
         "sites": [
             {"site_code": record["site_code"] or None, **figures_of(record)}
@@ -69,9 +73,3 @@ async def dashboard(connection: Connection, scope: Scope, limits: StateLimits, n
         "device_states": dict(fleet) if fleet is not None else {},
         "firmware": [dict(record) for record in await connection.fetch(FIRMWARE, scope.site_code)],
     }
-
-
-def _hours(scope: Scope) -> float:
-    if scope.time_from is None or scope.time_to is None:
-        raise ValueError("a dashboard has both ends")
-    return (scope.time_to - scope.time_from) / timedelta(hours=1)

@@ -56,12 +56,13 @@ class Search:
 
 
 class Found(NamedTuple):
-    """The strongest deviation of each frame: `mm` is 0 where there is none; `mask` its zones, (64, frames)."""
+    """The strongest deviation of each frame: `mm` is 0 where there is none; `mask` its zones, and what neither body nor
+    disc explains, (64, frames).
+    """
 
     mm: Floats
-    evidence: Floats
     mask: Floats
-    body: Fit
+    residual: Floats
 
 
 class Discs(NamedTuple):
@@ -132,32 +133,18 @@ def _some(fitted: Fit, frames: NDArray[np.intp]) -> Fit:
 
 
 def strongest(heights: Floats, weights: Floats, search: Search) -> Found:
-    """The strongest deviation of each frame, and the body without it."""
+    """The strongest deviation of each frame."""
     found = [
         _strongest(heights[:, at : at + SLICE], weights[:, at : at + SLICE], search)
         for at in range(0, heights.shape[-1], SLICE)
     ]
-    if len(found) == 1:
-        return found[0]
-    mm, evidence, mask = (np.concatenate(parts, axis=-1) for parts in list(zip(*found, strict=True))[:3])
-    bodies = [one.body for one in found]
-    return Found(
-        mm,
-        evidence,
-        mask,
-        Fit(
-            np.concatenate([body.shape for body in bodies], axis=-1),
-            np.concatenate([body.disc_mm for body in bodies]),
-            np.concatenate([body.residual for body in bodies], axis=-1),
-            np.concatenate([body.squares for body in bodies]),
-        ),
-    )
+    return Found(*(np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
 
 
 def _strongest(heights: Floats, weights: Floats, search: Search) -> Found:
     body = fit(heights, weights, from_moments(heights), search.body_steps)
     score, _ = _Filter(body, weights, heights).best(COARSE)
-    mm, evidence, mask = np.zeros(heights.shape[-1]), np.zeros(heights.shape[-1]), np.zeros(heights.shape)
+    mm, mask, residual = np.zeros(heights.shape[-1]), np.zeros(heights.shape), body.residual
     odd = np.nonzero(score > search.suspicion)[0]
     if len(odd):
         mine, own, first = heights[:, odd], weights[:, odd], _some(body, odd)
@@ -170,9 +157,7 @@ def _strongest(heights: Floats, weights: Floats, search: Search) -> Found:
         both = both.take(other.squares < both.squares, other)
         again = fit(mine, own, both.shape, search.back_steps)
         alone = first.take(again.squares < first.squares, again)
-        evidence[odd] = alone.squares - both.squares
-        evident = (evidence[odd] > search.evidence) & (both.disc_mm > search.least_mm)
+        evident = (alone.squares - both.squares > search.evidence) & (both.disc_mm > search.least_mm)
         mm[odd], mask[:, odd] = np.where(evident, both.disc_mm, 0.0), np.where(evident, disc, 0.0)
-        final = alone.take(evident, both)
-        body.shape[:, odd], body.residual[:, odd], body.squares[odd] = final.shape, final.residual, final.squares
-    return Found(mm, evidence, mask, body)
+        residual[:, odd] = np.where(evident, both.residual, alone.residual)
+    return Found(mm, mask, residual)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from app.core.database import Connection
 
+WEIGHTS: Final = {"tof": 600_000, "spectral": 400_000}
 THRESHOLDS: Final = (("A+", 850_000), ("A", 750_000), ("B", 600_000), ("C", 450_000), ("REJECT", 0))
 
 
@@ -62,8 +63,8 @@ def definition_hash(definition: Mapping[str, Any]) -> str:
 
 
 def weigh(tof: int, spectral: int) -> int:
-    """final = 0.60 tof + 0.40 spectral in integers of 1e-6, halves rounded up."""
-    return (600_000 * tof + 400_000 * spectral + MICRO // 2) // MICRO
+    """The sub-scores by `WEIGHTS`, in integers of 1e-6, halves rounded up."""
+    return (WEIGHTS["tof"] * tof + WEIGHTS["spectral"] * spectral + MICRO // 2) // MICRO
 
 
 def grade_for(score: int, thresholds: Sequence[tuple[str, int]] = THRESHOLDS) -> str:
@@ -91,7 +92,7 @@ class ReportedRecipe:
     definition: Mapping[str, Any] = {
         "name": "sqal-1-reported",
         "version": 1,
-        "weights": {"tof": 600_000, "spectral": 400_000},
+        "weights": WEIGHTS,
         "thresholds": dict(THRESHOLDS),
         "reject": {"defects": 5, "severity_above": 900_000},
     }

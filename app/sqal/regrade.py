@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-
-import asyncpg
 
 from app.sqal import rollups
 from app.sqal.flags import Flag
@@ -18,11 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    import asyncpg
+
     from app.core.database import Connection
     from app.sqal.recipes import Recipe
 
 CHUNK: Final = 4_096  # samples in memory at once
-ATTEMPTS: Final = 5
 _DISAGREES: Final = int(Flag.CLAIM_DISAGREES)
 # Hours that the range touches; the rollups know them all.
 HOURS: Final = """
@@ -80,7 +79,7 @@ async def regrade(
     work.trusted = frozenset(record["device_id"] for record in trusted)
     shift = Shift()
     for record in await connection.fetch(HOURS, time_from, time_to):
-        of_hour = await work.hour(record["device_id"], record["bucket"])
+        of_hour = await rollups.settled(connection, partial(work.hour, record["device_id"], record["bucket"]))
         shift.grades += of_hour.grades
         shift.changed += of_hour.changed
     return shift
@@ -100,22 +99,15 @@ class _Regrading:
     trusted: frozenset[str] = frozenset()
 
     async def hour(self, device_id: str, bucket: datetime) -> Shift:
-        """One device's hour. Begins again when the first sample of a lot came in between: it made the same row."""
-        for _ in range(ATTEMPTS - 1):
-            with suppress(asyncpg.UniqueViolationError):
-                return await self._hour(device_id, bucket)
-        return await self._hour(device_id, bucket)
-
-    async def _hour(self, device_id: str, bucket: datetime) -> Shift:
+        """One device's hour, in the caller's transaction."""
         shift = Shift()
-        async with self.connection.transaction():
-            cursor = await self.connection.cursor(SAMPLES, device_id, bucket, self.time_from, self.time_to)
-            while chunk := await cursor.fetch(CHUNK):
-                changes = await self._grade(chunk, shift)
-                if changes and not self.dry_run:
-                    await self.connection.execute(UPDATE, *map(list, zip(*changes, strict=True)))
-            if shift.changed and not self.dry_run:
-                await rollups.make_anew(self.connection, device_id, bucket)
+        cursor = await self.connection.cursor(SAMPLES, device_id, bucket, self.time_from, self.time_to)
+        while chunk := await cursor.fetch(CHUNK):
+            changes = await self._grade(chunk, shift)
+            if changes and not self.dry_run:
+                await self.connection.execute(UPDATE, *map(list, zip(*changes, strict=True)))
+        if shift.changed and not self.dry_run:
+            await rollups.make_anew(self.connection, device_id, bucket)
         return shift
 
     async def _grade(self, samples: Sequence[asyncpg.Record], shift: Shift) -> list[tuple[Any, ...]]:

@@ -6,8 +6,10 @@ Values are the stored integers of 1e-6; a sum of squares fits 64 bits for nine m
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
@@ -15,11 +17,12 @@ from app.sqal.flags import Flag
 from app.sqal.reading import GRADES, NOT_GRADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from app.core.database import Connection
 
-HOUR: Final = timedelta(hours=1)
+T = TypeVar("T")
+ATTEMPTS: Final = 5
 KEYS: Final = {"device_id": "text", "bucket": "timestamptz", "site_code": "text", "lot": "text"}
 GRADE_COLUMNS: Final = {label: label.lower().replace("+", "_plus") for label in (*GRADES, NOT_GRADABLE)}
 COUNTS: Final = ("samples", *GRADE_COLUMNS.values(), "claim_disagrees", "clock_off")
@@ -138,7 +141,7 @@ async def add(connection: Connection, rows: Mapping[Key, Row]) -> None:
 async def make_anew(connection: Connection, device_id: str, bucket: datetime) -> None:
     """Replace the rows of a device's hour by what its samples say, in the caller's transaction.
 
-    UniqueViolationError when the first sample of a lot came in meanwhile: the whole transaction is to be tried again.
+    UniqueViolationError when the first sample of a lot came in meanwhile: see `settled`.
     """
     hour = (device_id, bucket)
     await connection.execute(
@@ -148,17 +151,19 @@ async def make_anew(connection: Connection, device_id: str, bucket: datetime) ->
     await connection.execute(f"INSERT INTO rollups ({', '.join(COLUMNS)}) {SUMMARISE}", *hour)
 
 
+async def settled(connection: Connection, work: Callable[[], Awaitable[T]]) -> T:
+    """`work`, which makes hours anew, in a transaction; all over when a sample made the same row meanwhile."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(asyncpg.UniqueViolationError):
+            async with connection.transaction():
+                return await work()
+    async with connection.transaction():
+        return await work()
+
+
 async def make_range_anew(connection: Connection, time_from: datetime, time_to: datetime) -> int:
     """Every hour that holds a sample with its bucket time in the range, each in a transaction of its own; how many."""
     hours = await connection.fetch(HOURS, time_from, time_to)
     for hour in hours:
-        for last in (False, False, True):
-            try:
-                async with connection.transaction():
-                    await make_anew(connection, hour["device_id"], hour["bucket"])
-            except asyncpg.UniqueViolationError:
-                if last:
-                    raise
-            else:
-                break
+        await settled(connection, partial(make_anew, connection, hour["device_id"], hour["bucket"]))
     return len(hours)

@@ -11,7 +11,7 @@ from app.sqal.body import SIDE, ZONES
 from app.sqal.deviations import Search
 from app.sqal.frame import MICRO, stack_planes
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.recipes import THRESHOLDS, Grading, definition_hash, grade_for, weigh
+from app.sqal.recipes import THRESHOLDS, WEIGHTS, Grading, definition_hash, grade_for, weigh
 from app.sqal.spectrum import Spectrum, read_spectrum
 from app.sqal.surface import Surface, components, read_surface, zone_weights
 
@@ -73,7 +73,7 @@ class Sqal1Recipe:
         self.definition: Mapping[str, Any] = {
             "name": self.name,
             "version": 1,
-            "weights": {"tof": 600_000, "spectral": 400_000},
+            "weights": WEIGHTS,
             "thresholds": dict(THRESHOLDS),
             "reject": self._reject,
             "pitch_mm": {"": STANDARD_PITCH_MM} | dict(pitches_mm or {}),

@@ -54,7 +54,7 @@ def _over_tray(distances: Floats, weights: Floats) -> tuple[Floats, NDArray[np.b
     rim = np.where(_RIM & (weights > 0.0), distances, np.nan)[_RIM[:, 0]]
     ordered = np.sort(rim, axis=0)  # NaN last
     seen = (~np.isnan(rim)).sum(axis=0)
-    middle = np.take_along_axis(ordered, np.maximum(seen // 2, 0)[None].clip(0, len(rim) - 1), axis=0)[0]
+    middle = np.take_along_axis(ordered, seen[None] // 2, axis=0)[0]
     middle = np.where(seen > 0, middle, 0.0)
     tray = np.where(_RIM & (np.abs(distances - middle) < TRAY_BAND_MM), weights, 0.0)
     weighted = _PLANE * tray
@@ -73,7 +73,6 @@ def read_surface(distances: Floats, weights: Floats, zone_area_mm2: Floats, sear
     heights = np.where(judged, heights, 0.0)
     found = strongest(heights, weights, search)
     rounds, zones = [found.mm], [found.mask > 0.0]
-    body = found.body
     left, frames = heights, np.arange(heights.shape[-1])
     while len(rounds) < MOST_DEVIATIONS and len(again := np.nonzero(rounds[-1][frames] > 0.0)[0]):
         # What was found is taken away; only frames in which something was found are searched again.
@@ -84,13 +83,11 @@ def read_surface(distances: Floats, weights: Floats, zone_area_mm2: Floats, sear
         mm[frames], mask[:, frames] = more.mm, more.mask > 0.0
         rounds.append(mm)
         zones.append(mask)
-    fitted = heights - body.residual
-    for mm, mask in zip(rounds[:1], zones[:1], strict=True):
-        fitted = fitted - np.where(mask, mm, 0.0)
+    fitted = heights - found.residual - np.where(zones[0], rounds[0], 0.0)
     whole = np.where(weights > 0.0, heights, np.maximum(fitted, 0.0))
     volume = fold(np.where(product_zones(whole), whole, 0.0)) * zone_area_mm2
     inside = product.astype(np.float64)
-    roughness = np.sqrt(fold(body.residual * body.residual * inside) / np.maximum(fold(inside), 1.0))
+    roughness = np.sqrt(fold(found.residual * found.residual * inside) / np.maximum(fold(inside), 1.0))
     return Surface(judged, usable, volume, roughness, np.stack(rounds), np.stack(zones), heights)
 
 
