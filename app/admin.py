@@ -21,6 +21,7 @@ from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.reading import is_site_code, read_device_id
 from app.sqal.recipe_book import recipe_book
+from app.sqal.recipes import register_recipes
 from app.sqal.regrade import Shift, regrade
 from app.sqal.replay import replay
 from app.sqal.store import SampleStore
@@ -150,22 +151,15 @@ async def regrade_samples(
     recipes = recipe_book(settings.default_recipe)
     if recipe not in recipes:
         raise BadRequestError(f"there is no recipe {recipe!r}; known: {', '.join(one.name for one in recipes)}")
-    store = _store(settings, MessageCodec(), _quarantine(settings))
-    await store.register_recipes(connection)
-    return await regrade(
-        connection, recipes.choose(recipe), store.recipe_ids[recipe], time_from, time_to, dry_run=dry_run
-    )
-
-
-def _store(settings: Settings, codec: MessageCodec, quarantine: Quarantine) -> SampleStore:
-    retention = timedelta(days=settings.sample_retention_days)
-    recipes = recipe_book(settings.default_recipe)
-    return SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
+    recipe_id = (await register_recipes(connection, recipes))[recipe]
+    return await regrade(connection, recipes.choose(recipe), recipe_id, time_from, time_to, dry_run=dry_run)
 
 
 async def replay_refused(connection: Connection, settings: Settings, entry_id: UUID) -> list[dict[str, Any]]:
     """Send a refused message through ingest again, in this process."""
     codec, quarantine = MessageCodec(), _quarantine(settings)
-    store = _store(settings, codec, quarantine)
+    retention = timedelta(days=settings.sample_retention_days)
+    recipes = recipe_book(settings.default_recipe)
+    store = SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
     await store.register_recipes(connection)
     return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

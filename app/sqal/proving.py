@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from app.sqal import livers
+from app.sqal.body import ZONES
 from app.sqal.frame import (
     CHANNELS,
     Reported,
@@ -27,7 +28,10 @@ from app.sqal.sqal1 import CHUNK, Sqal1Recipe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.random import Generator
+
 PLANTED_MM: Final = (0.0, 10.0, 15.0, 20.0, 25.0)
+VALID: Final = 5.0
 DISTANCE_AND_STATUS: Final = 0b10001
 LABELS: Final = (*GRADES, NOT_GRADABLE)
 MOST_FLAGGED_CLEAN: Final = 0.05
@@ -74,9 +78,9 @@ class Proof:
         return said
 
 
-def frame_of(distances: Sequence[float], counts: Sequence[float]) -> bytes:
-    """A stored frame of one reading: all zones valid, gain 4, 100 ms."""
-    zones = pack_doubles([*distances, *[5.0] * len(distances)])
+def frame_of(distances: Sequence[float], counts: Sequence[float], status: Sequence[float] = (VALID,) * ZONES) -> bytes:
+    """A stored frame of one 8 x 8 reading: gain 4, 100 ms."""
+    zones = pack_doubles([*distances, *status])
     (planes,) = encode_matrices(stack_matrices([zones], DISTANCE_AND_STATUS, 8), DISTANCE_AND_STATUS)
     if planes is None:
         raise ValueError("a distance is out of range")
@@ -84,29 +88,38 @@ def frame_of(distances: Sequence[float], counts: Sequence[float]) -> bytes:
 
 
 def judge(recipe: Sqal1Recipe, frames: Sequence[bytes]) -> list[Judged]:
-    profiles = [DeviceProfile()] * len(frames)
-    gradings = recipe.grade(frames, profiles)
     said: list[Judged] = []
     for start in range(0, len(frames), CHUNK):
-        judged = recipe.judge(frames[start : start + CHUNK], profiles[start : start + CHUNK])
+        some = frames[start : start + CHUNK]
+        judged = recipe.judge(some, [DeviceProfile()] * len(some))
+        columns = (judged.defects, judged.surface.volume_mm3.tolist(), recipe.gradings(judged))
         said += [
-            Judged(bool(defects.severities), volume, gradings[start + number].grade)
-            for number, (defects, volume) in enumerate(
-                zip(judged.defects, judged.surface.volume_mm3.tolist(), strict=True)
-            )
+            Judged(bool(defects.severities), volume, grading.grade)
+            for defects, volume, grading in zip(*columns, strict=True)
         ]
     return said
 
 
+class Readings(NamedTuple):
+    """Random livers of random lots: as they are, as frames with noise, and as frames without."""
+
+    livers: list[livers.Liver]
+    seen: list[bytes]
+    ideal: list[bytes]
+
+
+def draw(rng: Generator, count: int, planted_mm: float) -> Readings:
+    drawn = [livers.draw_liver(rng, livers.draw_lot_mean_g(rng), planted_mm=planted_mm) for _ in range(count)]
+    counts = [livers.channel_counts(liver, rng) for liver in drawn]
+    ordered = [[float(one[name]) for name in CHANNELS] for one in counts]
+    seen = [livers.distances_mm(liver, rng).ravel().tolist() for liver in drawn]
+    ideal = [(livers.FLOOR_MM - livers.heights_mm(liver)).clip(1.0).ravel().tolist() for liver in drawn]
+    return Readings(drawn, *([frame_of(*pair) for pair in zip(some, ordered, strict=True)] for some in (seen, ideal)))
+
+
 def random_frames(count: int, seed: int, planted_mm: float = 0.0) -> list[bytes]:
-    """Frames of random livers of random lots."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        liver = livers.draw_liver(rng, livers.draw_lot_mean_g(rng), planted_mm=planted_mm)
-        counts = livers.channel_counts(liver, rng)
-        made.append(frame_of(livers.distances_mm(liver, rng).ravel().tolist(), [counts[name] for name in CHANNELS]))
-    return made
+    """Frames of random livers, with noise."""
+    return draw(np.random.default_rng(seed), count, planted_mm).seen
 
 
 def prove(count: int, seed: int, recipe: Sqal1Recipe | None = None) -> Proof:
@@ -116,14 +129,8 @@ def prove(count: int, seed: int, recipe: Sqal1Recipe | None = None) -> Proof:
     flagged: dict[float, float] = {}
     bias = spread = 0.0
     for planted in PLANTED_MM:
-        rng = np.random.default_rng((seed, round(planted)))
-        drawn = [livers.draw_liver(rng, livers.draw_lot_mean_g(rng), planted_mm=planted) for _ in range(count)]
-        counts = [livers.channel_counts(liver, rng) for liver in drawn]
-        ordered = [[float(one[name]) for name in CHANNELS] for one in counts]
-        seen = [livers.distances_mm(liver, rng).ravel().tolist() for liver in drawn]
-        ideal = [(livers.FLOOR_MM - livers.heights_mm(liver)).clip(1.0).ravel().tolist() for liver in drawn]
-        said = judge(recipe, [frame_of(*pair) for pair in zip(seen, ordered, strict=True)])
-        true = judge(recipe, [frame_of(*pair) for pair in zip(ideal, ordered, strict=True)])
+        drawn, seen, ideal = draw(np.random.default_rng((seed, round(planted))), count, planted)
+        said, true = judge(recipe, seen), judge(recipe, ideal)
         flagged[planted] = sum(one.flagged for one in said) / count
         for was, is_ in zip(true, said, strict=True):
             confusion[was.grade][is_.grade] += 1

@@ -129,6 +129,22 @@ def _known(value: int) -> int | None:
     return None if value == ABSENT else value
 
 
+async def register_recipes(connection: Connection, recipes: Iterable[Recipe]) -> dict[str, int]:
+    """Make sure that each has its row (a changed definition is a new one); their numbers by name."""
+    numbers = {}
+    for recipe in recipes:
+        await connection.execute(
+            "INSERT INTO recipes (name, hash, definition) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            recipe.name,
+            recipe.hash,
+            json.dumps(recipe.definition),
+        )
+        numbers[recipe.name] = await connection.fetchval(
+            "SELECT recipe_id FROM recipes WHERE name = $1 AND hash = $2", recipe.name, recipe.hash
+        )
+    return numbers
+
+
 async def list_recipes(connection: Connection, known: Iterable[Recipe]) -> list[dict[str, Any]]:
     """All recipes that were ever registered, newest first."""
     hashes = {recipe.hash for recipe in known}

@@ -89,7 +89,7 @@ class Sqal1Recipe:
         gradings: list[Grading] = []
         for start in range(0, len(frames), CHUNK):
             some, theirs = frames[start : start + CHUNK], profiles[start : start + CHUNK]
-            gradings += self._gradings(self.judge(some, theirs))
+            gradings += self.gradings(self.judge(some, theirs))
         return gradings
 
     def judge(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> Judgement:
@@ -121,7 +121,8 @@ class Sqal1Recipe:
             defects[frame] = Defects(patches, severity[found, frame].tolist())
         return defects, clear
 
-    def _gradings(self, judged: Judgement) -> list[Grading]:
+    def gradings(self, judged: Judgement) -> list[Grading]:
+        """What follows from a judgement, frame by frame."""
         s = judged.spectrum
         columns = zip(
             judged.surface.judged.tolist(), s.judged.tolist(), judged.defects,

@@ -19,11 +19,11 @@ from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
 from app.sqal.intake import Verdict
 from app.sqal.reading import NOT_GRADABLE, Reading, is_plausible, resolve_site
-from app.sqal.recipes import DeviceProfile, Grading, Recipe, claim_disagrees
+from app.sqal.recipes import DeviceProfile, Grading, Recipe, claim_disagrees, register_recipes
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
     from uuid import UUID
 
@@ -134,23 +134,9 @@ class SampleStore:
         self._sites = frozenset(sites)
         self._recipe_ids: dict[str, int] = {}
 
-    @property
-    def recipe_ids(self) -> Mapping[str, int]:
-        """The number under which the database knows each recipe, once they are registered."""
-        return self._recipe_ids
-
     async def register_recipes(self, connection: Connection) -> None:
-        """Make sure that every shipped recipe has its row; a changed definition is a new row."""
-        for recipe in self._recipes:
-            await connection.execute(
-                "INSERT INTO recipes (name, hash, definition) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                recipe.name,
-                recipe.hash,
-                json.dumps(recipe.definition),
-            )
-            self._recipe_ids[recipe.name] = await connection.fetchval(
-                "SELECT recipe_id FROM recipes WHERE name = $1 AND hash = $2", recipe.name, recipe.hash
-            )
+        """Learn the numbers under which the database knows the recipes; comes before the first `write`."""
+        self._recipe_ids = await register_recipes(connection, self._recipes)
 
     async def write(self, connection: Connection, group: Sequence[Work]) -> list[Verdict]:
         """Write `group` in one transaction; verdicts in its order. Only after this returns is anything committed.

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from app.sqal import rollups
 from app.sqal.recipe_book import recipe_book
-from app.sqal.recipes import DeviceProfile
+from app.sqal.recipes import DeviceProfile, register_recipes
 from app.sqal.regrade import Shift, regrade
 from app.sqal.simulator.messages import MessageMaker
 from tests.integration.test_rollups import kept_and_true
@@ -32,7 +32,7 @@ async def filled(bench: Bench, count: int = 60) -> list[str]:
 async def run(
     bench: Bench, recipe: str, begin: datetime = BEGIN, end: datetime = BEGIN + 24 * HOUR, **kw: Any
 ) -> Shift:
-    numbers = bench.store.recipe_ids
+    numbers = await register_recipes(bench.connection, BOOK)
     options = {"dry_run": False} | kw
     return await regrade(bench.connection, BOOK.choose(recipe), numbers[recipe], begin, end, **options)
 

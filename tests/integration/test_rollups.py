@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.clock import iso
+from app.core.migrations import migrate
 from app.sqal import rollups
 from tests.integration.conftest import Bench
 from tests.support import trimmed
@@ -153,3 +154,15 @@ async def test_hours_made_anew_say_what_their_samples_say(bench: Bench) -> None:
     await bench.connection.execute("DELETE FROM rollups")
     assert await rollups.make_range_anew(bench.connection, NOW - timedelta(hours=1), NOW + timedelta(hours=1)) == 1
     assert (await kept_and_true(bench.connection, [f"R{run}-0"]))[0] == right
+
+
+async def test_the_migration_fills_the_rows_from_the_samples_that_are_there(bench: Bench, dsn: str) -> None:
+    chosen = {"device": 0, "lot": "L1", "score": 0.65, "claimed": "REJECT", "site": None}
+    for number, minutes_ago in enumerate((0, 61, 60 * 24 * 30, 60 * 24 * 500)):
+        await bench.write(message("M", chosen | {"number": number, "minutes_ago": minutes_ago}))
+    kept, true = await kept_and_true(bench.connection, ["RM-0"])
+    assert kept == true != []
+    await bench.connection.execute("DROP TABLE rollups")
+    await bench.connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    await migrate(dsn)
+    assert (await kept_and_true(bench.connection, ["RM-0"]))[0] == kept

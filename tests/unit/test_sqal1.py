@@ -19,7 +19,7 @@ from app.sqal.frame import (
     pack_doubles,
     stack_matrices,
 )
-from app.sqal.proving import prove, random_frames
+from app.sqal.proving import frame_of, prove, random_frames
 from app.sqal.recipes import DeviceProfile, Grading
 from app.sqal.spectrum import full_scale, read_spectrum, weight
 from app.sqal.sqal1 import BANDS, STANDARD_PITCH_MM, Defects, Sqal1Recipe
@@ -36,14 +36,9 @@ def dome(a: float = 85.0, b: float = 42.5, h: float = 80.0) -> np.ndarray[Any, n
     return FLOOR - livers.heights_mm(liver).ravel()
 
 
-def frame(
-    distances: Any = None, counts: list[float] | None = None, status: Any = 5.0, integration_ms: float = 100.0
-) -> bytes:
-    zones = np.broadcast_to(np.asarray(status, dtype=float), (64,))
-    flat = (dome() if distances is None else np.asarray(distances, dtype=float)).tolist() + zones.tolist()
-    (planes,) = encode_matrices(stack_matrices([pack_doubles(flat)], 0b10001, 8), 0b10001)
-    assert planes is not None
-    return encode_head(8, 0b10001, 4.0, integration_ms, Reported()) + planes + encode_channels(counts or FRESH)
+def frame(distances: Any = None, counts: list[float] | None = None, status: Any = 5.0) -> bytes:
+    zones = np.asarray(dome() if distances is None else distances, dtype=float).tolist()
+    return frame_of(zones, counts or FRESH, np.broadcast_to(status, (64,)).tolist())
 
 
 def grade(one: bytes, profile: DeviceProfile = NORMAL) -> Grading:
