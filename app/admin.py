@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
@@ -14,17 +13,16 @@ from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
 from app.core.errors import BadRequestError, CannotStartError
 from app.core.migrations import migrate
 from app.core.security import Role, create_key, list_keys, revoke_key
+from app.resources import make_quarantine, make_store
 from app.sqal.codec import MessageCodec
 from app.sqal.devices import StateLimits, configure_device, one_device
 from app.sqal.errors import RefusalError
 from app.sqal.prepare import Preparer
-from app.sqal.quarantine import Quarantine
 from app.sqal.reading import is_site_code, read_device_id
 from app.sqal.recipe_book import recipe_book
 from app.sqal.recipes import register_recipes
 from app.sqal.regrade import Shift, regrade
 from app.sqal.replay import replay
-from app.sqal.store import SampleStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -128,19 +126,17 @@ async def set_device(
     return await one_device(connection, device_id, limits, _clock.now())
 
 
-def _quarantine(settings: Settings) -> Quarantine:
-    return Quarantine(MessageCodec(), max_rows=settings.quarantine_rows, max_bytes=settings.quarantine_bytes)
-
-
 async def list_refused(
     connection: Connection, settings: Settings, device_id: str | None, code: str | None, limit: int
 ) -> list[dict[str, Any]]:
-    items, _ = await _quarantine(settings).list(connection, device_id=device_id, code=code, cursor=None, limit=limit)
+    items, _ = await make_quarantine(settings, MessageCodec()).list(
+        connection, device_id=device_id, code=code, cursor=None, limit=limit
+    )
     return items
 
 
 async def refused_bytes(connection: Connection, settings: Settings, entry_id: UUID) -> bytes:
-    raw, _, _ = await _quarantine(settings).message(connection, entry_id)
+    raw, _, _ = await make_quarantine(settings, MessageCodec()).message(connection, entry_id)
     return raw
 
 
@@ -157,9 +153,8 @@ async def regrade_samples(
 
 async def replay_refused(connection: Connection, settings: Settings, entry_id: UUID) -> list[dict[str, Any]]:
     """Send a refused message through ingest again, in this process."""
-    codec, quarantine = MessageCodec(), _quarantine(settings)
-    retention = timedelta(days=settings.sample_retention_days)
-    recipes = recipe_book(settings.default_recipe)
-    store = SampleStore(recipes, codec, quarantine, retention=retention, sites=settings.sites)
+    codec = MessageCodec()
+    quarantine = make_quarantine(settings, codec)
+    store = make_store(settings, recipe_book(settings.default_recipe), codec, quarantine)
     await store.register_recipes(connection)
     return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

@@ -12,9 +12,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.core.clock import SystemClock
 from app.core.shutdown import SignalChain
-from app.resources import Runtime
-from app.routers import health, problems, quality, sensors, sqal
+from app.routers import alerts, health, problems, quality, sensors, sqal
 from app.routers.middleware import Access, RequestLog
+from app.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,4 +63,5 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.router.routes[:0] = [*health.routes, *sensors.routes]
     app.include_router(sqal.router)
     app.include_router(quality.router)
+    app.include_router(alerts.router)
     return app

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.core.database import Connection
-    from app.resources import Runtime
+    from app.runtime import Runtime
     from app.settings import Settings
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="SQAL backend: ingest, grading, fleet.")
@@ -273,10 +273,12 @@ def devices_set(
     profile: Annotated[str | None, typer.Option()] = None,
     recipe: Annotated[str | None, typer.Option()] = None,
     trust_defects: Annotated[bool | None, typer.Option("--trust-defects/--distrust-defects")] = None,
+    in_service: Annotated[bool | None, typer.Option("--in-service/--out-of-service")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Configure a device; one that was never seen gets its record."""
     changes = {"site_code": site_code, "profile": profile, "recipe": recipe, "trust_defects": trust_defects}
+    changes["in_service"] = in_service
     wanted = {name: value for name, value in changes.items() if value is not None}
     settings = _quiet_settings(data_dir)
     _show(asyncio.run(admin.with_database(settings, lambda c: admin.set_device(c, settings, device_id, wanted))))

@@ -8,7 +8,8 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from app.core.security import Principal, Role
-from app.resources import Resources, Runtime
+from app.resources import Resources
+from app.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

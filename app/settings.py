@@ -71,6 +71,18 @@ class Settings(BaseSettings):
     device_stale_after_s: float = Field(default=75.0, gt=0)
     device_offline_after_s: float = Field(default=300.0, gt=0)
 
+    # Alerts. Scores and indices are 0..1; an alert clears after so many readings in a row better by the hysteresis.
+    alert_score_critical: float = Field(default=0.40, ge=0, le=1)
+    alert_score_warning: float = Field(default=0.60, ge=0, le=1)
+    alert_oxidation: float = Field(default=0.60, ge=0, le=1, description="raised above")
+    alert_freshness: float = Field(default=0.50, ge=0, le=1, description="raised below")
+    alert_hysteresis: float = Field(default=0.05, ge=0, le=0.5)
+    alert_clear_after: int = Field(default=10, ge=1, le=10_000)
+    alert_late_s: float = Field(default=300.0, gt=0, description="older readings neither open nor clear an alert")
+    alert_clock_off_s: float = Field(default=300.0, gt=0)
+    alert_quarantine_rows: int = Field(default=20, ge=1, le=10_000, description="refusals within the window")
+    alert_quarantine_window_s: float = Field(default=600.0, gt=0, le=86_400)
+
     @field_validator("cors_origins", "sites", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
@@ -104,6 +116,8 @@ class Settings(BaseSettings):
     def _ordered(self) -> Settings:
         if self.device_offline_after_s <= self.device_stale_after_s:
             raise ValueError("DEVICE_OFFLINE_AFTER_S must be greater than DEVICE_STALE_AFTER_S")
+        if self.alert_score_warning < self.alert_score_critical:
+            raise ValueError("ALERT_SCORE_WARNING must not be less than ALERT_SCORE_CRITICAL")
         if self.ingest_group_rows > self.ingest_queue_rows:
             raise ValueError("INGEST_GROUP_ROWS must not exceed INGEST_QUEUE_ROWS")
         return self

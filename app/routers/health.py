@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.dependencies import runtime_of
-from app.resources import Phase
+from app.runtime import Phase
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -141,6 +141,8 @@ class Device(BaseModel):
     profile: str | None
     recipe: str | None
     trust_defects: bool
+    in_service: bool
+    clock_offset_s: float | None
 
 
 class DevicePage(BaseModel):
@@ -159,6 +161,7 @@ class DeviceChanges(BaseModel):
     profile: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")] | None = None
     recipe: str | None = None
     trust_defects: StrictBool = False
+    in_service: StrictBool = True
 
 
 class QuarantineEntry(BaseModel):
@@ -197,135 +200,3 @@ class Problem(BaseModel):
     status: int = Field(examples=[404])
     detail: str = Field(examples=["there is no such sample"])
     code: str = Field(examples=["not_found"])
-
-
-class Spread(BaseModel):
-    """Of a score or an index, 0..1."""
-
-    average: float
-    deviation: float
-    min: float
-    max: float
-
-
-class Latency(BaseModel):
-    """From the device's time to ours, in ms, of readings whose clock can be believed."""
-
-    average: float
-    min: int
-    max: int
-
-
-class Figures(BaseModel):
-    """`count` includes what could not be graded; `conformity` and `reject_rate` are shares of what could."""
-
-    count: int
-    grades: dict[Grade, int]
-    conformity: float | None
-    reject_rate: float | None
-    score: Spread | None
-    indices: dict[str, Spread | None]
-    claim_disagrees: int
-    clock_off: int
-    latency_ms: Latency | None
-
-
-_FIGURES: dict[str, Any] = {
-    "count": 90,
-    "grades": {"A+": 30, "A": 31, "B": 20, "C": 6, "REJECT": 2, "NOT_GRADABLE": 1},
-    "conformity": 0.9775,
-    "reject_rate": 0.0225,
-    "score": {"average": 0.7812, "deviation": 0.1031, "min": 0.38, "max": 0.97},
-    "indices": {"freshness": {"average": 0.91, "deviation": 0.05, "min": 0.7, "max": 1.0}},
-    "claim_disagrees": 3,
-    "clock_off": 0,
-    "latency_ms": {"average": 41.2, "min": 8, "max": 210},
-}
-
-
-class Hour(Figures):
-    """One device's hour; `bucket` is its beginning."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"bucket": "2026-02-02T08:00:00Z", "device_id": "ESP32_LL_01"} | _FIGURES}
-    )
-    bucket: datetime
-    device_id: str
-
-
-class HourPage(BaseModel):
-    items: list[Hour]
-    next_cursor: str | None
-
-
-class DeviceStats(Figures):
-    """Of one device; the hours are null where it has sent nothing."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "device_id": "ESP32_LL_01",
-                "first_bucket": "2026-02-01T05:00:00Z",
-                "last_bucket": "2026-02-02T08:00:00Z",
-            }
-            | _FIGURES
-        }
-    )
-    device_id: str
-    first_bucket: datetime | None
-    last_bucket: datetime | None
-
-
-class Recipe(BaseModel):
-    """A way of grading; `known` is false for one that an other release used."""
-
-    name: str
-    hash: str
-    definition: dict[str, Any]
-    first_used: datetime
-    known: bool
-
-
-class Recipes(BaseModel):
-    items: list[Recipe]
-
-
-class DashboardHour(Figures):
-    bucket: datetime
-
-
-class DashboardSite(Figures):
-    """`site_code` is null for samples of an unknown site."""
-
-    site_code: str | None
-
-
-class DashboardDevice(Figures):
-    device_id: str
-
-
-class DeviceStates(BaseModel):
-    online: int
-    stale: int
-    offline: int
-    never_seen: int
-
-
-class Firmware(BaseModel):
-    version: str | None
-    devices: int
-
-
-class Dashboard(Figures):
-    """`per_second` is of the hour that runs, `per_hour` of the whole time; at most 500 devices are listed."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-    begin: datetime = Field(alias="from")
-    to: datetime
-    per_second: float
-    per_hour: float
-    hours: list[DashboardHour]
-    sites: list[DashboardSite]
-    devices: list[DashboardDevice]
-    device_states: DeviceStates
-    firmware: list[Firmware]

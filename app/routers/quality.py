@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 
-from app.dependencies import CurrentResources, CurrentRuntime, Reader
-from app.routers import models
+from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
+from app.routers import quality_models as models
 from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_range, clean
-from app.sqal import figures
+from app.sqal import figures, lots
 from app.sqal.cursor import HourCursor
 from app.sqal.dashboard import dashboard
 from app.sqal.figures import Scope
@@ -18,6 +18,8 @@ from app.sqal.recipes import list_recipes
 router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
 Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
 End = Annotated[str | None, Query(alias="to", description="hours that begin before it")]
+
+LotName = Annotated[str, Path(max_length=128)]
 
 
 def _scope(
@@ -68,3 +70,20 @@ async def recipes(resources: CurrentResources, _who: Reader) -> dict[str, Any]:
     """Every recipe that ever graded here: name, hash, definition; whether this program still knows it."""
     async with resources.reads.connection() as connection:
         return {"items": await list_recipes(connection, resources.recipes)}
+
+
+@router.get("/lots/{lot:path}", response_model=models.Lot)
+async def one_lot(resources: CurrentResources, _who: Reader, lot: LotName) -> dict[str, Any]:
+    """How a lot did: figures over all its readings, the devices and sites that saw it, its species."""
+    clean(lot)
+    async with resources.reads.connection() as connection:
+        return await lots.one_lot(connection, lot)
+
+
+@router.put("/lots/{lot:path}", response_model=models.Lot)
+async def set_lot(runtime: CurrentRuntime, who: Operator, lot: LotName, changes: models.LotChanges) -> dict[str, Any]:
+    """Say which species a lot is; also before its first reading."""
+    clean(lot)
+    async with runtime.resources.reads.connection() as connection:
+        await lots.set_species(connection, lot, changes.species, who.id, runtime.clock.now())
+        return await lots.one_lot(connection, lot)

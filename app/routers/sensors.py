@@ -13,8 +13,8 @@ from app.core.logging import get_logger
 from app.core.security import Role
 from app.core.server import want_utf8
 from app.dependencies import principal_of, runtime_of
-from app.resources import Phase
 from app.routers.middleware import refuse
+from app.runtime import Phase
 from app.sqal.session import DeviceSession
 
 if TYPE_CHECKING:

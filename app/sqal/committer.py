@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.sqal.availability import Availability
     from app.sqal.intake import Intake, Work
     from app.sqal.prepare import Preparer
-    from app.sqal.store import SampleStore
+    from app.sqal.store import SampleStore, Written
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
@@ -58,7 +58,7 @@ class Committer:
         availability: Availability,
         clock: Clock,
         limits: GroupLimits,
-        on_committed: Callable[[Sequence[tuple[Work, Verdict]]], None],
+        on_committed: Callable[[Sequence[Work], Written], None],
     ) -> None:
         self._intake = intake
         self._preparer = preparer
@@ -86,7 +86,7 @@ class Committer:
         while True:
             try:
                 async with self._database.connection(self._limits.commit_deadline_s) as connection:
-                    verdicts = await self._store.write(connection, group)
+                    written = await self._store.write(connection, group)
             except (DatabaseUnavailableError, DatabaseBusyError):
                 self._availability.mark_away()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
@@ -97,7 +97,7 @@ class Committer:
                 self._availability.mark_away()
             else:
                 self._availability.mark_back()
-                self._answer(list(zip(group, verdicts, strict=True)))
+                self._answer(group, written)
                 return
             if self._clock.monotonic() + pause - min(work.queued_at for work in group) > self._limits.max_wait_s:
                 self._answer_busy(group)
@@ -115,7 +115,7 @@ class Committer:
         (work,) = group
         if work.reading is None:
             log.error("a refused message cannot even be quarantined", code=work.refusal and work.refusal.code)
-            self._answer([(work, Verdict("error", code=Code.NOT_STORABLE, reason="the message cannot be stored"))])
+            work.answer(Verdict("error", code=Code.NOT_STORABLE, reason="the message cannot be stored"))
             return
         log.error("a sample that passed validation cannot be stored", device_id=work.lane, error=type(error).__name__)
         reading, work.reading = work.reading, None
@@ -128,10 +128,10 @@ class Committer:
         )
         await self._commit(group)
 
-    def _answer(self, answered: list[tuple[Work, Verdict]]) -> None:
-        self._on_committed(answered)
-        for work, verdict in answered:
+    def _answer(self, group: list[Work], written: Written) -> None:
+        for work, verdict in zip(group, written.verdicts, strict=True):
             work.answer(verdict)
+        self._on_committed(group, written)
 
     def _answer_busy(self, group: list[Work]) -> None:
         for work in group:

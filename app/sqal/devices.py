@@ -21,7 +21,7 @@ SITE_SQL: Final = (
     "coalesce(site_code, sent_site_code,"
     " substring(device_id from '^[A-Za-z0-9]+[_-](?:(?:DEMO|DOCKER)[_-])?([A-Z]{2})(?:[_-]|$)'))"
 )
-CONFIGURABLE: Final = ("site_code", "profile", "recipe", "trust_defects")
+CONFIGURABLE: Final = ("site_code", "profile", "recipe", "trust_defects", "in_service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +96,6 @@ def _as_item(record: asyncpg.Record, limits: StateLimits, now: datetime) -> dict
         "profile": record["profile"],
         "recipe": record["recipe"],
         "trust_defects": record["trust_defects"],
+        "in_service": record["in_service"],
+        "clock_offset_s": record["clock_offset_s"],
     }

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from app.core.errors import DatabaseBusyError, DatabaseUnavailableError
 from app.core.logging import get_logger
-from app.sqal.reading import read_texts
+from app.sqal.errors import RefusalError
+from app.sqal.reading import is_plausible, parse_time, read_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from app.core.clock import Clock
     from app.core.database import Connection, Database
@@ -28,16 +29,17 @@ RETRY_S: Final = 0.5
 MAX_JSON_BYTES: Final = 4_096
 MAX_JSON_DEPTH: Final = 16
 MAX_UPTIME_S: Final = 1e10
+LATE_S: Final = 300.0  # an older reading says nothing of its device's clock
 HELLO_TEXTS: Final = ("mac_address", "ip_address", "location", "firmware_version", "sent_site_code")
 UPSERT: Final = """
     INSERT INTO devices AS d (device_id, first_seen, last_seen, last_sample_at, hello_at, mac_address, ip_address,
-        location, firmware_version, sensors, sent_site_code, heartbeat_at, heartbeat, uptime_s, boots)
+        location, firmware_version, sensors, sent_site_code, heartbeat_at, heartbeat, uptime_s, clock_offset_s, boots)
     SELECT device_id, seen, seen, sample_at, hello_at, mac, ip, location, firmware, sensors::jsonb, site,
-        heartbeat_at, heartbeat::jsonb, uptime, CASE WHEN uptime IS NULL THEN 0 ELSE 1 END
+        heartbeat_at, heartbeat::jsonb, uptime, clock, CASE WHEN uptime IS NULL THEN 0 ELSE 1 END
     FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::float8[])
+        $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::float8[], $14::float8[])
         AS new (device_id, seen, sample_at, hello_at, mac, ip, location, firmware, site, sensors,
-                heartbeat_at, heartbeat, uptime)
+                heartbeat_at, heartbeat, uptime, clock)
     ORDER BY device_id
     ON CONFLICT (device_id) DO UPDATE SET
         first_seen = least(d.first_seen, excluded.first_seen),
@@ -53,6 +55,7 @@ UPSERT: Final = """
         heartbeat_at = greatest(d.heartbeat_at, excluded.heartbeat_at),
         heartbeat = coalesce(excluded.heartbeat, d.heartbeat),
         uptime_s = coalesce(excluded.uptime_s, d.uptime_s),
+        clock_offset_s = coalesce(excluded.clock_offset_s, d.clock_offset_s),
         boots = d.boots + CASE WHEN excluded.uptime_s < d.uptime_s
                                  OR (d.uptime_s IS NULL AND excluded.uptime_s IS NOT NULL) THEN 1 ELSE 0 END
 """
@@ -77,7 +80,14 @@ class _News:
     heartbeat_at: datetime | None = None
     heartbeat: str | None = None
     uptime_s: float | None = None
+    clock_offset_s: float | None = None
+    """Device minus server."""
     waiting: list[_Once] = field(default_factory=list)
+
+
+_FACTS: Final = (
+    "seen", "sample_at", "hello_at", "sensors", "heartbeat_at", "heartbeat", "uptime_s", "clock_offset_s",
+)  # fmt: skip
 
 
 class Fleet:
@@ -85,10 +95,11 @@ class Fleet:
     life once a second. A hello or heartbeat is answered when its transaction committed.
     """
 
-    def __init__(self, database: Database, availability: Availability, clock: Clock) -> None:
+    def __init__(self, database: Database, availability: Availability, clock: Clock, *, retention: timedelta) -> None:
         self._database = database
         self._availability = availability
         self._clock = clock
+        self._retention = retention
         self._pending: dict[str, _News] = {}
         self._urgent = asyncio.Event()
         self._closed = False
@@ -104,6 +115,7 @@ class Fleet:
             return
         sent = (hello.mac_address, hello.ip_address, hello.location, hello.firmware_version, hello.site_code)
         news.hello_at = news.seen
+        news.clock_offset_s = _ahead_s(hello.timestamp, news.seen)
         news.texts |= dict(zip(HELLO_TEXTS, read_texts(sent)[0], strict=True))
         news.sensors = _small_json(hello.sensors)
         news.waiting = [*(other for other in news.waiting if not other.spent), once]
@@ -118,6 +130,7 @@ class Fleet:
             return
         figures = heartbeat.stats if isinstance(heartbeat.stats, dict) else {}
         news.heartbeat_at = news.seen
+        news.clock_offset_s = _ahead_s(heartbeat.timestamp, news.seen)
         news.heartbeat = _small_json(
             {
                 "status": heartbeat.status,
@@ -131,12 +144,15 @@ class Fleet:
         news.waiting.append(_Once(answered))
         self._urgent.set()
 
-    def note_samples(self, committed: Sequence[tuple[Work, Verdict]]) -> None:
+    def note_samples(self, works: Sequence[Work], verdicts: Sequence[Verdict]) -> None:
         """Samples are signs of life, and tell the firmware of devices that never say hello."""
-        for work, verdict in committed:
+        for work, verdict in zip(works, verdicts, strict=True):
             reading = work.reading
             if reading is not None and verdict.code is None and (news := self._news(reading.device_id)) is not None:
                 news.sample_at = work.received_at
+                ahead_s = (reading.device_time - work.received_at).total_seconds()
+                if ahead_s > -LATE_S or not is_plausible(reading.device_time, work.received_at, self._retention):
+                    news.clock_offset_s = ahead_s  # else it may as well be an old reading, kept while offline
                 news.texts |= {
                     name: value
                     for name, value in (
@@ -191,8 +207,9 @@ class Fleet:
             if new is not None:
                 old.texts |= {name: value for name, value in new.texts.items() if value is not None}
                 old.waiting += new.waiting
-                for name in ("seen", "sample_at", "hello_at", "sensors", "heartbeat_at", "heartbeat", "uptime_s"):
-                    setattr(old, name, getattr(new, name) or getattr(old, name))
+                for name in _FACTS:
+                    if (value := getattr(new, name)) is not None:
+                        setattr(old, name, value)
             self._pending[device_id] = old
 
 
@@ -224,11 +241,19 @@ async def write_news(connection: Connection, batch: dict[str, _News]) -> None:
         (
             device_id, news.seen, news.sample_at, news.hello_at,
             *(news.texts.get(name) for name in HELLO_TEXTS),
-            news.sensors, news.heartbeat_at, news.heartbeat, news.uptime_s,
+            news.sensors, news.heartbeat_at, news.heartbeat, news.uptime_s, news.clock_offset_s,
         )
         for device_id, news in sorted(batch.items())
     ]  # fmt: skip
     await connection.execute(UPSERT, *zip(*rows, strict=True))
+
+
+def _ahead_s(timestamp: Any, now: datetime) -> float | None:
+    """How far a device's clock runs before ours, by a message that it sends at once; None when it does not say."""
+    try:
+        return (parse_time(timestamp) - now).total_seconds() if isinstance(timestamp, str) else None
+    except RefusalError:
+        return None
 
 
 def _seconds(value: Any) -> float | None:

@@ -41,7 +41,7 @@ async def replay(
         await quarantine.mark_replayed(connection, entry_id, str(refusal.code))
         return [{"status": "error", "code": str(refusal.code), "error": refusal.reason}]
     works = [preparer.stored(part, encoding, _Nobody(), entry["peer"], entry["received_at"]) for part in parts]
-    verdicts = await store.write(connection, works) if works else []
+    verdicts = (await store.write(connection, works, live=False)).verdicts if works else []
     results = [
         {"status": verdict.status, "code": verdict.code and str(verdict.code), "error": verdict.reason}
         for verdict in verdicts

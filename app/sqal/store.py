@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
-import msgspec
 
-from app.core.errors import DatabaseUnavailableError
 from app.sqal import originals, rollups
-from app.sqal.errors import Code
+from app.sqal.alerts import DeviceAlerts
 from app.sqal.flags import Flag
-from app.sqal.frame import MICRO
 from app.sqal.intake import Verdict
-from app.sqal.reading import NOT_GRADABLE, Reading, is_plausible, resolve_site
+from app.sqal.reading import Reading, is_plausible, resolve_site
 from app.sqal.recipes import DeviceProfile, Grading, Recipe, claim_disagrees, register_recipes
-from app.sqal.wire import Encoding
+from app.sqal.taken import accepted, identity_of, judge_taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +24,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from app.core.database import Connection
+    from app.sqal.alerts import ReadingAlerts
     from app.sqal.codec import MessageCodec
     from app.sqal.intake import Work
     from app.sqal.originals import Block
@@ -75,8 +72,10 @@ INSERT_SAMPLES: Final = f"""
     ON CONFLICT (device_id, device_time, sample_id) DO NOTHING RETURNING id
 """
 # The two single-row selects are evaluated once: one number for the group.
-SELECT_PROFILES: Final = f"""
+SELECT_DEVICES: Final = f"""
     SELECT wanted.device_id, d.device_id IS NOT NULL AS known, d.site_code, d.profile, d.recipe, d.trust_defects,
+           d.clock_offset_s,
+           array(SELECT rule FROM alerts WHERE subject = wanted.device_id AND cleared_at IS NULL) AS open_rules,
            (SELECT max(segment)::int8 FROM message_segments) << {originals.NUMBER_BITS}
            | (SELECT nextval('message_groups')) AS message_group
     FROM unnest($1::text[]) AS wanted (device_id) LEFT JOIN devices d USING (device_id)
@@ -85,15 +84,6 @@ INSERT_DEVICES: Final = """
     INSERT INTO devices (device_id, first_seen, last_seen, last_sample_at)
     SELECT device_id, $2, $2, $2 FROM unnest($1::text[]) AS new (device_id) ORDER BY device_id
     ON CONFLICT DO NOTHING
-"""
-SELECT_STORED: Final = """
-    SELECT wanted.number, s.id, s.content_hash, s.score, s.grade, s.message_group
-    FROM unnest($1::text[], $2::timestamptz[], $3::text[]) WITH ORDINALITY
-         AS wanted (device_id, device_time, sample_id, number)
-    CROSS JOIN LATERAL (
-        SELECT * FROM samples WHERE device_id = wanted.device_id AND device_time = wanted.device_time
-        AND sample_id = wanted.sample_id
-    ) s
 """
 _ID: Final = list(SAMPLE_COLUMNS).index("id")
 HASH_BYTES: Final = 16
@@ -105,14 +95,23 @@ WriteRows = Callable[["Connection", list[tuple[object, ...]]], Awaitable["set[UU
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """What the database holds under an identity that was already taken."""
+class Written:
+    """What a transaction committed: the verdicts in the group's order, the saved rows of `samples` (by column, and
+    with the `recipe`'s name), the alerts that these opened or cleared.
+    """
 
-    id: UUID
-    content_hash: bytes
-    score: int | None
-    grade: str
-    message_group: int | None
+    verdicts: list[Verdict]
+    samples: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What one attempt at a group's transaction found."""
+
+    verdicts: dict[UUID, Verdict]
+    samples: list[dict[str, Any]]
+    devices: dict[str, DeviceAlerts]
 
 
 class SampleStore:
@@ -123,6 +122,7 @@ class SampleStore:
         recipes: RecipeBook,
         codec: MessageCodec,
         quarantine: Quarantine,
+        alerts: ReadingAlerts,
         *,
         retention: timedelta,
         sites: Sequence[str],
@@ -130,6 +130,7 @@ class SampleStore:
         self._recipes = recipes
         self._codec = codec
         self._quarantine = quarantine
+        self._alerts = alerts
         self._retention = retention
         self._sites = frozenset(sites)
         self._recipe_ids: dict[str, int] = {}
@@ -138,8 +139,9 @@ class SampleStore:
         """Learn the numbers under which the database knows the recipes; comes before the first `write`."""
         self._recipe_ids = await register_recipes(connection, self._recipes)
 
-    async def write(self, connection: Connection, group: Sequence[Work]) -> list[Verdict]:
-        """Write `group` in one transaction; verdicts in its order. Only after this returns is anything committed.
+    async def write(self, connection: Connection, group: Sequence[Work], *, live: bool = True) -> Written:
+        """Write `group` in one transaction. Only after this returns is anything committed. What is not `live` says
+        nothing of now: it neither opens nor clears alerts.
 
         First by COPY, which is the cheapest for both sides but knows no ON CONFLICT; a group that meets an identity
         which is already taken (rare, but for a replay) is written again by an INSERT that can tell.
@@ -147,12 +149,11 @@ class SampleStore:
         blocks = await self._seal([work for work in group if work.reading])
         try:
             async with connection.transaction():
-                verdicts = await self._write_group(connection, group, self._copy_samples, blocks)
+                return await self._write_group(connection, group, self._copy_samples, blocks, live=live)
         except (asyncpg.UniqueViolationError, asyncpg.CheckViolationError):
             # The latter: a partition was made, and took its range, while a row waited for its place.
             async with connection.transaction():
-                verdicts = await self._write_group(connection, group, self._insert_samples, blocks)
-        return [verdicts[work.id] for work in group]
+                return await self._write_group(connection, group, self._insert_samples, blocks, live=live)
 
     async def _seal(self, works: list[Work]) -> list[Block]:
         """Hash the originals and pack them; where it takes long, in a thread, which has a core if there is one."""
@@ -165,41 +166,46 @@ class SampleStore:
         return await asyncio.to_thread(seal) if sum(work.size_bytes for work in works) >= THREAD_BYTES else seal()
 
     async def _write_group(
-        self, connection: Connection, group: Sequence[Work], write_rows: WriteRows, blocks: list[Block]
-    ) -> dict[UUID, Verdict]:
+        self, connection: Connection, group: Sequence[Work], write_rows: WriteRows, blocks: list[Block], *, live: bool
+    ) -> Written:
         works = [work for work in group if work.reading]
-        verdicts, added = await self._write_samples(connection, works, write_rows, blocks)
-        verdicts |= {
+        done = await self._write_samples(connection, works, write_rows, blocks) if works else _Group({}, [], {})
+        verdicts = done.verdicts | {
             work.id: Verdict("error", code=work.refusal.code, reason=work.refusal.reason)
             for work in group
             if work.refusal
         }
         refused = [(work, verdict) for work in group if (verdict := verdicts[work.id]).code and work.keep_refused]
         await self._quarantine.add(connection, refused)
-        await rollups.add(connection, added)
-        return verdicts
+        # Last what holds rows that other writers want, always in this order.
+        alerts = await self._alerts.note(connection, done.samples, done.devices, live=live)
+        await rollups.add(connection, rollups.summarise(done.samples))
+        return Written([verdicts[work.id] for work in group], done.samples, alerts)
 
     async def _write_samples(
         self, connection: Connection, works: list[Work], write_rows: WriteRows, blocks: list[Block]
-    ) -> tuple[dict[UUID, Verdict], dict[rollups.Key, rollups.Row]]:
-        """The verdicts, and what the saved samples add to the rollups."""
-        if not works:
-            return {}, {}
-        profiles, message_group = await self._read_profiles(connection, works)
+    ) -> _Group:
+        known, message_group = await self._read_devices(connection, works)
+        profiles = {device_id: profile for device_id, (profile, _) in known.items()}
         graded = await self._grade(works, profiles)
         # In the order of identities, so that two groups that share some wait for each other, never in a circle.
-        ordered = sorted(zip(works, graded, strict=True), key=lambda pair: _identity(pair[0].reading))
+        ordered = sorted(zip(works, graded, strict=True), key=lambda pair: identity_of(pair[0].reading))
         rows = [self._row(work, recipe, grading, profiles, message_group) for work, (recipe, grading) in ordered]
         fresh = await write_rows(connection, rows)
         saved = [(work, grading) for work, (_, grading) in ordered if fresh is None or work.id in fresh]
         if message_group is not None:
             kept = blocks if len(saved) == len(works) else originals.pack(self._codec, [work for work, _ in saved])
             await originals.write(connection, message_group, kept)
-        verdicts = {work.id: _accepted("saved", grading.score, grading.grade) for work, grading in saved}
+        verdicts = {work.id: accepted("saved", grading.score, grading.grade) for work, grading in saved}
         if fresh is not None and len(saved) < len(ordered):
-            verdicts |= await self._judge_taken(connection, [work for work, _ in ordered if work.id not in fresh])
-        written = (dict(zip(SAMPLE_COLUMNS, row, strict=True)) for row in rows if fresh is None or row[_ID] in fresh)
-        return verdicts, rollups.summarise(written)
+            taken = [work for work, _ in ordered if work.id not in fresh]
+            verdicts |= await judge_taken(connection, self._codec, taken)
+        samples = [
+            dict(zip(SAMPLE_COLUMNS, row, strict=True), recipe=recipe.name)
+            for row, (_, (recipe, _)) in zip(rows, ordered, strict=True)
+            if fresh is None or row[_ID] in fresh
+        ]
+        return _Group(verdicts, samples, {device_id: alerts for device_id, (_, alerts) in known.items()})
 
     @staticmethod
     async def _copy_samples(connection: Connection, rows: list[tuple[object, ...]]) -> set[UUID] | None:
@@ -212,21 +218,22 @@ class SampleStore:
         """The ids of those rows whose identity was free."""
         return {record[0] for record in await connection.fetch(INSERT_SAMPLES, *zip(*rows, strict=True))}
 
-    async def _read_profiles(
+    async def _read_devices(
         self, connection: Connection, works: list[Work]
-    ) -> tuple[dict[str, DeviceProfile], int | None]:
-        """The devices' records (made now for those unknown) and the number under which the originals are kept."""
-        records = await connection.fetch(SELECT_PROFILES, sorted({work.lane for work in works}))
+    ) -> tuple[dict[str, tuple[DeviceProfile, DeviceAlerts]], int | None]:
+        """What is known of the devices (each unknown one gets its record now), and the number of their originals."""
+        records = await connection.fetch(SELECT_DEVICES, sorted({work.lane for work in works}))
         new = [record["device_id"] for record in records if not record["known"]]
         if new:
             await connection.execute(INSERT_DEVICES, new, max(work.received_at for work in works))
-        profiles = {
-            record["device_id"]: DeviceProfile(
-                record["site_code"], record["profile"], record["recipe"], bool(record["trust_defects"])
+        known = {
+            record["device_id"]: (
+                DeviceProfile(record["site_code"], record["profile"], record["recipe"], bool(record["trust_defects"])),
+                DeviceAlerts(frozenset(record["open_rules"]), record["clock_offset_s"] or 0.0),
             )
             for record in records
         }
-        return profiles, records[0]["message_group"]
+        return known, records[0]["message_group"]
 
     async def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
         """Each work's recipe and grading; every recipe grades all of its frames in one call."""
@@ -274,76 +281,8 @@ class SampleStore:
             r.profile or profiles[r.device_id].profile, work.content_hash, r.frame,
         )  # fmt: skip
 
-    async def _judge_taken(self, connection: Connection, works: list[Work]) -> dict[UUID, Verdict]:
-        """Verdicts for identities that were taken: the same content is a duplicate, other content a conflict."""
-        identities = [_identity(work.reading) for work in works]
-        records = await connection.fetch(SELECT_STORED, *(list(column) for column in zip(*identities, strict=True)))
-        stored = {
-            record["number"] - 1: _Stored(
-                record["id"], record["content_hash"], record["score"], record["grade"], record["message_group"]
-            )
-            for record in records
-        }
-        if len(stored) < len(works):
-            raise DatabaseUnavailableError("a row moved between partitions while its duplicate was judged; try again")
-        differing = [number for number, work in enumerate(works) if stored[number].content_hash != work.content_hash]
-        same = await self._same_content(connection, [(works[number], stored[number]) for number in differing])
-        verdicts = {}
-        for number, work in enumerate(works):
-            held = stored[number]
-            if held.id == work.id:  # our own earlier attempt, whose commit we did not hear of
-                verdicts[work.id] = _accepted("saved", held.score, held.grade)
-            elif number not in differing or work.id in same:
-                verdicts[work.id] = _accepted("duplicate", held.score, held.grade)
-            else:
-                verdicts[work.id] = Verdict(
-                    "error",
-                    code=Code.IDENTITY_CONFLICT,
-                    reason="this device already sent another content under this timestamp and sample_id",
-                )
-        return verdicts
-
-    async def _same_content(self, connection: Connection, pairs: list[tuple[Work, _Stored]]) -> set[UUID]:
-        """Those works that say the same as the stored original in other bytes (key order, spaces, encoding).
-
-        Where the original is no longer kept nothing can be compared: a conflict, which loses nothing.
-        """
-        if not pairs:
-            return set()
-        kept = await originals.read(connection, self._codec, {held.id: held.message_group for _, held in pairs})
-        same = set()
-        for work, held in pairs:
-            if (original := kept.get(held.id)) is not None:
-                before = _meaning(*original)
-                if before is not None and before == _meaning(work.raw, work.encoding):
-                    same.add(work.id)
-        return same
-
-
-def _identity(reading: Reading | None) -> tuple[str, object, str]:
-    if reading is None:
-        raise TypeError("a refused message has no identity")
-    return reading.device_id, reading.device_time, reading.sample_id
-
 
 def _effective(profile: DeviceProfile, reading: Reading | None) -> DeviceProfile:
     """The configuration profile that the reading names goes before the one on the device's record."""
     named = reading.profile if reading is not None else None
     return profile if named is None or named == profile.profile else replace(profile, profile=named)
-
-
-def _accepted(status: str, score: int | None, grade: str) -> Verdict:
-    """`score` is null where the reading could not be judged."""
-    known = score is not None and grade != NOT_GRADABLE
-    return Verdict(status, score=score / MICRO if known and score is not None else None, grade=grade)
-
-
-def _meaning(raw: bytes, encoding: Encoding) -> dict[str, object] | None:
-    """A message as plain values; the type that may be left out is filled in. None for what only its known fields let
-    through: its bytes are all that can be compared.
-    """
-    try:
-        decoded = json.loads(raw) if encoding is Encoding.JSON else msgspec.msgpack.decode(raw)
-    except (ValueError, RecursionError, msgspec.DecodeError):
-        return None
-    return {"type": "sensor_data", **decoded}

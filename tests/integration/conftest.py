@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from app.core.clock import SystemClock
+from app.sqal.alert_rules import AlertRules, AlertSettings
+from app.sqal.alerts import ReadingAlerts
 from app.sqal.codec import MessageCodec
 from app.sqal.intake import Verdict, Work
 from app.sqal.prepare import Preparer
@@ -46,7 +48,12 @@ class Bench:
         self.codec = MessageCodec()
         self.quarantine = Quarantine(self.codec, max_rows=40, max_bytes=1_000_000)
         self.store = SampleStore(
-            recipe_book("sqal-1-reported"), self.codec, self.quarantine, retention=RETENTION, sites=("LL", "LS", "MT")
+            recipe_book("sqal-1-reported"),
+            self.codec,
+            self.quarantine,
+            ReadingAlerts(AlertRules(AlertSettings())),
+            retention=RETENTION,
+            sites=("LL", "LS", "MT"),
         )
         self.preparer = Preparer(self.clock)
         self.housekeeper = Housekeeper(
@@ -71,7 +78,7 @@ class Bench:
 
     async def write(self, *messages: Any) -> list[Verdict]:
         works = [message if isinstance(message, Work) else self.work(message) for message in messages]
-        return await self.store.write(self.connection, works)
+        return (await self.store.write(self.connection, works)).verdicts
 
     async def count(self, table: str = "samples") -> int:
         found: int = await self.connection.fetchval(f"SELECT count(*) FROM {table}")

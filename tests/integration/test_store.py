@@ -215,7 +215,7 @@ async def test_groups_that_share_identities_neither_deadlock_nor_double(bench: B
         bench.store.write(bench.connection, there),
         bench.store.write(other, back),  # type: ignore[arg-type]
     )
-    statuses = [verdict.status for verdicts in results for verdict in verdicts]
+    statuses = [verdict.status for written in results for verdict in written.verdicts]
     assert (statuses.count("saved"), statuses.count("duplicate")) == (100, 100)
     assert await bench.count() == 100
     await other.close()

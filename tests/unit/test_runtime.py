@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.core.clock import SystemClock
-from app.resources import Phase, Runtime
+from app.runtime import Phase, Runtime
 from app.settings import Settings
 
 if TYPE_CHECKING:
