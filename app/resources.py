@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.core.database import Database
 from app.core.security import KeyRing
@@ -14,6 +14,7 @@ from app.sqal.codec import MessageCodec
 from app.sqal.devices import StateLimits
 from app.sqal.fleet import Fleet
 from app.sqal.intake import Intake
+from app.sqal.live import LiveFeed
 from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.recipe_book import RecipeBook, recipe_book
@@ -47,6 +48,7 @@ class Resources:
     housekeeper: Housekeeper
     device_states: StateLimits
     watch: Watch
+    live: LiveFeed
 
 
 def make_databases(dsn: str, settings: Settings) -> tuple[Database, Database]:
@@ -94,6 +96,12 @@ def assemble(
     retention = timedelta(days=settings.sample_retention_days)
     intake = Intake(settings.ingest_queue_rows, settings.ingest_queue_bytes)
     fleet = Fleet(reads, availability, clock, retention=retention)
+    live = LiveFeed(clock)
+
+    def tell(changed: list[dict[str, Any]]) -> None:
+        log_alerts(changed)
+        live.note(alerts=changed)
+
     states = StateLimits(settings.device_stale_after_s, settings.device_offline_after_s)
     return Resources(
         reads=reads,
@@ -131,6 +139,7 @@ def assemble(
                 quarantine_rows=settings.alert_quarantine_rows,
                 quarantine_window_s=settings.alert_quarantine_window_s,
             ),
-            log_alerts,
+            tell,
         ),
+        live=live,
     )

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -19,20 +19,24 @@ from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.errors import AppError, CannotStartError, StartingError
 from app.core.logging import get_logger
 from app.core.migrations import migrate
-from app.core.security import CACHE_S, Principal, still_valid
+from app.core.security import CACHE_S, still_valid
+from app.core.sockets import Sockets
 from app.resources import Resources, assemble, make_databases
 from app.sqal.alerts import log_alerts
 from app.sqal.availability import Availability
 from app.sqal.committer import Committer, GroupLimits
+from app.sqal.live_bus import LiveBus
 from app.sqal.recipe_book import recipe_book
-from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED, DeviceSession
+from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from app.core.clock import Clock
+    from app.core.security import Principal
     from app.settings import Settings
     from app.sqal.intake import Work
+    from app.sqal.live_session import DashboardSession
     from app.sqal.store import Written
 
 RETRY_S: Final = 0.5
@@ -58,18 +62,22 @@ class Runtime:
     settings: Settings
     clock: Clock
     phase: Phase = Phase.STARTING
-    sessions: dict[DeviceSession, Principal] = field(default_factory=dict)
+    sensors: Sockets = field(init=False)
+    dashboards: Sockets = field(init=False)
     opening_s: float | None = None
     failed: bool = False
     _resources: Resources | None = None
     _availability: Availability = field(init=False)
     _embedded: EmbeddedPostgres | None = None
+    _live_bus: LiveBus | None = None
     _task: asyncio.Task[None] | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._availability = Availability(self.clock)
+        self.sensors = Sockets(self.settings.ws_max_sensors)
+        self.dashboards = Sockets(self.settings.ws_max_dashboards)
 
     @property
     def resources(self) -> Resources:
@@ -124,15 +132,15 @@ class Runtime:
     async def drain(self) -> None:
         """Take no new sockets; on each open one commit and answer what was read, then close it with 1012."""
         self.phase = Phase.DRAINING
-        sessions = len(self.sessions)
-        log.info("closing sensor connections", active=sessions)
-        for session in self.sessions:
-            session.end(*CLOSE_RESTART)
+        sensors, dashboards = len(self.sensors), len(self.dashboards)
+        log.info("closing sensor connections", active=sensors, dashboards=dashboards)
+        self.sensors.end_all(*CLOSE_RESTART)
+        self.dashboards.end_all(*CLOSE_RESTART)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.shutdown_deadline_s):
-                while self.sessions:  # noqa: ASYNC110 - they end by themselves, many at once
+                while self.sensors or self.dashboards:  # noqa: ASYNC110 - they end by themselves, many at once
                     await asyncio.sleep(0.01)
-        if sessions:
+        if sensors or dashboards:
             # The server would cut the sockets now; a moment lets peers read their last acks and answer the close.
             await asyncio.sleep(CLOSE_LINGER_S)
 
@@ -157,6 +165,14 @@ class Runtime:
             if self._embedded is not None:
                 self._embedded.release()
         log.info("stopped")
+
+    @contextmanager
+    def holding_dashboard(self, session: DashboardSession, principal: Principal) -> Iterator[None]:
+        """Count a dashboard in while it lasts, and let the other processes know that this one wants their news."""
+        with self.dashboards.holding(session, principal):
+            if self._live_bus is not None:
+                self._live_bus.announce()
+            yield
 
     def _withdraw(self) -> None:
         self._resources = None
@@ -184,6 +200,10 @@ class Runtime:
         self._background(stack, "database check", self._availability.watch(reads))
         self._background(stack, "housekeeping", resources.housekeeper.run(writes))
         self._background(stack, "watch", resources.watch.run(writes))
+        self._background(stack, "live feed", resources.live.run())
+        if self._embedded is None:  # else nobody shares the database
+            self._live_bus = LiveBus(dsn, resources.live, self.clock, lambda: len(self.dashboards) > 0)
+            self._background(stack, "live bus", self._live_bus.run())
         self._background(stack, "access review", self._review_access(resources))
         self._start_writers(stack, resources)
         return resources
@@ -192,7 +212,7 @@ class Runtime:
         """Let go of open sockets whose key was revoked; runs until cancelled."""
         while True:
             await asyncio.sleep(CACHE_S)
-            ids = {principal.id for principal in self.sessions.values() if principal.kind == "key"}
+            ids = self.sensors.keys() | self.dashboards.keys()
             if not ids:
                 continue
             try:
@@ -200,9 +220,8 @@ class Runtime:
                     valid = await still_valid(connection, ids)
             except AppError:
                 continue  # nothing is known now: the next look tells
-            for session, principal in self.sessions.items():
-                if principal.kind == "key" and principal.id not in valid:
-                    session.end(*CLOSE_REVOKED)
+            for sockets in (self.sensors, self.dashboards):
+                sockets.end_revoked(valid, *CLOSE_REVOKED)
 
     def _dsn(self) -> str:
         if self._embedded is None:
@@ -221,6 +240,7 @@ class Runtime:
         def note(group: Sequence[Work], written: Written) -> None:
             resources.fleet.note_samples(group, written.verdicts)
             log_alerts(written.alerts)
+            resources.live.note(written.samples, written.alerts)
 
         committer = Committer(
             resources.intake,

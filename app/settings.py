@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     auth: AuthMode = "open"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    ws_max_sensors: int = Field(default=5_000, ge=1, description="device sockets at once; more are refused with 503")
+    ws_max_dashboards: int = Field(default=200, ge=1, description="dashboards at once; more are refused with 503")
     shutdown_deadline_s: float = Field(default=20.0, gt=0, le=600, description="for committing what was read")
 
     # Ingest.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
     Connection = PoolConnectionProxy[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
+
+
+class Row(Protocol):
+    """A row by column name: the driver's record, or a mapping."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
 
 CONNECT_DEADLINE_S = 3.0
 # SQLSTATE classes that say "not now" about the server, not about what was asked: connection, resources, operator

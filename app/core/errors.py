@@ -44,6 +44,13 @@ class NotFoundError(AppError):
     code = "not_found"
 
 
+class TooManyConnectionsError(AppError):
+    """As many sockets of this kind are open as this process takes."""
+
+    status = 503
+    code = "too_many_connections"
+
+
 class StartingError(AppError):
     """The process listens but its resources are not open yet, or are closing."""
 

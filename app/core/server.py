@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Final
+import struct
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -18,12 +19,27 @@ if TYPE_CHECKING:
 
 TRANSPORT_MAX_BYTES: Final = 16 * 1024 * 1024  # a larger frame ends its connection (1009); below, ingest answers
 UTF8_EXTENSION: Final = "gaveurs.websocket.utf8"
+FRAMES_EXTENSION: Final = "gaveurs.websocket.frames"
+_SHORT, _MEDIUM = 126, 65_536
+
+
+class FrameSink(Protocol):
+    """A connection that takes whole frames."""
+
+    async def ready(self) -> None: ...
+
+    def write_frames(self, frames: bytes) -> None: ...
 
 
 class Utf8WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with one ASGI extension: an application that has called
-    `scope["extensions"][UTF8_EXTENSION]()` receives text messages as `{"utf8": bytes}`, checked but not decoded.
-    ASGI knows only str: a parser of UTF-8 would have every message decoded and encoded again for nothing.
+    """uvicorn's WebSocket, with two ASGI extensions.
+
+    An application that has called `scope["extensions"][UTF8_EXTENSION]()` receives text messages as `{"utf8": bytes}`,
+    checked but not decoded. ASGI knows only str: a parser of UTF-8 would have every message decoded and encoded again
+    for nothing.
+
+    `scope["extensions"][FRAMES_EXTENSION]` is a `FrameSink`: a message that goes to a hundred dashboards is made into a
+    frame (`text_frame`) once, and those of one moment go out in one write.
     """
 
     utf8_wanted = False
@@ -33,9 +49,20 @@ class Utf8WebSocket(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):  # else the handshake was refused
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[UTF8_EXTENSION] = self._want_utf8
+            extensions[FRAMES_EXTENSION] = self
 
     def _want_utf8(self) -> None:
         self.utf8_wanted = True
+
+    async def ready(self) -> None:
+        """Returns when the peer has taken enough for more; ConnectionResetError when it is gone."""
+        await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise ConnectionResetError("the peer is gone")
+
+    def write_frames(self, frames: bytes) -> None:
+        """Send whole frames at once, without waiting; `ready` comes before each call."""
+        self.transport.write(frames)
 
     def send_receive_event_to_app(self) -> None:
         if not self.utf8_wanted or self.curr_msg_data_type != "text" or self.close_sent:
@@ -54,6 +81,24 @@ class Utf8WebSocket(WebSocketsSansIOProtocol):
         if not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One unfragmented, unmasked text message (RFC 6455, 5.2), as a server sends it."""
+    length = len(payload)
+    if length < _SHORT:
+        return struct.pack("!BB", 0x81, length) + payload
+    if length < _MEDIUM:
+        return struct.pack("!BBH", 0x81, 126, length) + payload
+    return struct.pack("!BBQ", 0x81, 127, length) + payload
+
+
+def frame_sink(scope: MutableMapping[str, Any]) -> FrameSink:
+    """Where whole frames of this connection go. Raises RuntimeError under a server that is not ours."""
+    sink: FrameSink | None = scope.get("extensions", {}).get(FRAMES_EXTENSION)
+    if sink is None:
+        raise RuntimeError("this server cannot send prepared frames; run the service with `gaveurs serve`")
+    return sink
 
 
 def want_utf8(scope: MutableMapping[str, Any]) -> None:

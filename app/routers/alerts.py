@@ -54,6 +54,9 @@ async def acknowledge(
 ) -> dict[str, Any]:
     """Say that you know. It does not clear the alert, and a second one changes nothing."""
     comment = said.comment if said else None
-    async with runtime.resources.reads.connection() as connection:
-        alert, _ = await alerts.acknowledge(connection, alert_id, who.id, comment, runtime.clock.now())
+    resources = runtime.resources
+    async with resources.reads.connection() as connection:
+        alert, changed = await alerts.acknowledge(connection, alert_id, who.id, comment, runtime.clock.now())
+    if changed:
+        resources.live.note(alerts=[alert])
     return alert

@@ -34,6 +34,7 @@ class SensorEndpoint:
             ingest = runtime.resources.ingest
             if runtime.phase is not Phase.STARTED:
                 raise StartingError("the service is stopping; connect again shortly", retry_after_s=2.0)
+            runtime.sensors.check_room()
         except AppError as error:
             await refuse(scope, send, error)
             return
@@ -42,13 +43,12 @@ class SensorEndpoint:
             want_utf8(scope)
             await send({"type": "websocket.accept"})
             session = DeviceSession(ingest, receive, send, peer)
-            runtime.sessions[session] = principal_of(scope)
-            log.info("device connected", peer=peer, principal=principal_of(scope).id)
-            try:
-                await session.run()
-            finally:
-                runtime.sessions.pop(session, None)
-                log.info("device disconnected", peer=peer, sample_messages=session.sample_messages)
+            with runtime.sensors.holding(session, principal_of(scope)):
+                log.info("device connected", peer=peer, principal=principal_of(scope).id)
+                try:
+                    await session.run()
+                finally:
+                    log.info("device disconnected", peer=peer, sample_messages=session.sample_messages)
 
 
 _endpoint = SensorEndpoint()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from app.core.database import Connection
+    from app.core.database import Connection, Row
     from app.sqal.alert_rules import AlertRules, Rule
 
 COLUMNS: Final = {
@@ -245,7 +245,7 @@ async def acknowledge(
     return (as_item(record), True) if record is not None else (await one_alert(connection, alert_id), False)
 
 
-def as_item(record: asyncpg.Record) -> dict[str, Any]:
+def as_item(record: Row) -> dict[str, Any]:
     """An alert as REST and the live feed show it."""
     item = {name: record[name] for name in SHOWN}
     item["state"] = "open" if record["cleared_at"] is None else "cleared"

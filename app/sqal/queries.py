@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from app.core.database import Connection
+    from app.core.database import Connection, Row
     from app.sqal.codec import MessageCodec
     from app.sqal.wire import Encoding
 
@@ -130,7 +130,7 @@ def _unit(value: int | None) -> float | None:
     return None if value is None else value / MICRO
 
 
-def as_item(record: asyncpg.Record) -> dict[str, Any]:
+def as_item(record: Row) -> dict[str, Any]:
     """A sample as REST shows it. Score and compliance are null for a reading that could not be judged."""
     gradable = record["grade"] != NOT_GRADABLE
     return {

@@ -19,7 +19,7 @@ from app.core.logging import get_logger
 from app.sqal.alert_rules import WARNING
 from app.sqal.alerts import as_item
 from app.sqal.devices import SITE_SQL
-from app.sqal.watch_rules import OFFLINE_RULES, Finding, SeenDevice, judge_clocks, judge_silence
+from app.sqal.watch_rules import OFFLINE_RULES, Finding, OpenAlert, SeenDevice, judge_clocks, judge_silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,8 +55,9 @@ BEGIN: Final = """
     ON CONFLICT (subject, rule) WHERE cleared_at IS NULL DO NOTHING RETURNING *
 """
 KEEP: Final = """
-    UPDATE alerts SET last_at = $2, value = $3, worst = CASE WHEN abs($3) > abs(worst) THEN $3 ELSE worst END,
-                      devices = $4 WHERE id = $1
+    UPDATE alerts SET last_at = coalesce($2, last_at), value = $3, devices = $4,
+                      worst = CASE WHEN abs($3) > abs(worst) THEN $3 ELSE worst END
+    WHERE id = $1
 """
 CLEAR: Final = "UPDATE alerts SET cleared_at = $2 WHERE id = ANY($1) RETURNING *"
 log = get_logger("gaveurs.watch")
@@ -114,11 +115,14 @@ class Watch:
 
     async def _findings(self, connection: Connection, open_: Mapping[Key, Any], now: datetime) -> list[Finding]:
         devices = [self._seen(record, now) for record in await connection.fetch(DEVICES)]
-        names = {key: frozenset(record["devices"]) for key, record in open_.items()}
-        offline = {key: devices_ for key, devices_ in names.items() if key[1] in OFFLINE_RULES}
+        offline = {
+            key: OpenAlert(frozenset(record["devices"]), (now - record["last_at"]).total_seconds())
+            for key, record in open_.items()
+            if key[1] in OFFLINE_RULES
+        }
         return [
             *judge_silence(devices, offline, self._limits),
-            *judge_clocks(devices, names, self._settings.clock_off_s),
+            *judge_clocks(devices, open_, self._settings.clock_off_s),
             *await self._judge_quarantine(connection, grows=QUARANTINE in open_, now=now),
         ]
 
@@ -152,7 +156,7 @@ async def _reconcile(
     records = await connection.fetch(CLEAR, over, now) if over else []
     for key, f in sorted(wanted.items()):
         if key in open_:
-            await connection.execute(KEEP, open_[key]["id"], now, f.value, list(f.devices))
+            await connection.execute(KEEP, open_[key]["id"], now if f.whole else None, f.value, list(f.devices))
         else:
             row = (f.rule, f.severity, f.subject, f.device_id, f.site_code, list(f.devices))
             records += await connection.fetch(BEGIN, uuid7(), now, f.value, *row)

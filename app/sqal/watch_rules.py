@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final
 from app.sqal.alert_rules import CRITICAL, WARNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from app.sqal.devices import StateLimits
 
 UNDECIDED_S: Final = 60.0  # at most, an alert of one device waits for what becomes of the others
+RETURNING_S: Final = 60.0  # a site that comes back device by device is given this long
 FEW: Final = 2  # so many together, at least, are a site; so many sites, all
+MANY: Final = 3  # so many that fall silent together are one alert, wherever they are
 ALL_SITES: Final = "all sites"
-OFFLINE_RULES: Final = ("device_offline", "site_offline", "all_offline")
+OFFLINE_RULES: Final = ("device_offline", "devices_offline", "site_offline", "all_offline")
 
 Key = tuple[str, str]
 """(subject, rule)"""
@@ -33,6 +35,8 @@ class Finding:
     device_id: str | None = None
     site_code: str | None = None
     devices: tuple[str, ...] = ()
+    whole: bool = True
+    """False for what was true a moment ago and is kept open for a while."""
 
     @property
     def key(self) -> Key:
@@ -50,22 +54,28 @@ class SeenDevice:
     clock_offset_s: float | None
 
 
-def judge_silence(
-    devices: Iterable[SeenDevice], open_: Mapping[Key, frozenset[str]], limits: StateLimits
-) -> list[Finding]:
-    """Which devices, sites, or all of them ought to have an alert for being offline; `open_` says which have, and whom
-    each names.
+@dataclass(frozen=True, slots=True)
+class OpenAlert:
+    """An alert that is open: whom it names, and how long ago it was last wholly true."""
 
-    A stale device keeps the alert that names it. One that has none yet is undecided, and holds back new alerts for a
-    while: a site that is cut off becomes one alert, not many. That alert stays while two of its devices are silent.
+    devices: frozenset[str]
+    quiet_s: float = 0.0
+
+
+def judge_silence(devices: Iterable[SeenDevice], open_: Mapping[Key, OpenAlert], limits: StateLimits) -> list[Finding]:
+    """Which devices, groups of them, sites, or all ought to have an alert for being offline; `open_` says which have.
+
+    Devices that fall silent together are one alert: of all sites, of their site, or of as many as they are. An alert
+    names whom it named when it opened, until they are back: a device that falls silent later gets one of its own, for
+    somebody may have acknowledged the other. A stale device keeps the alert that names it; one that has none yet is
+    undecided, and holds back new alerts for a while.
     """
-    named = frozenset[str]().union(*open_.values())
+    named = frozenset[str]().union(*(alert.devices for alert in open_.values()))
     by_site: dict[str | None, list[SeenDevice]] = defaultdict(list)
-    undecided, everyone = False, 0
+    undecided = False
     for device in devices:
         by_site[device.site_code].append(device)
         undecided |= device.state == "stale" and device.device_id not in named
-        everyone += 1
     wait_s = limits.offline_after_s + min(UNDECIDED_S, limits.offline_after_s - limits.stale_after_s)
 
     def is_due(device: SeenDevice) -> bool:
@@ -74,24 +84,46 @@ def judge_silence(
         return device.state == "offline" and (not undecided or device.silent_s >= wait_s)
 
     due = {site: [device for device in members if is_due(device)] for site, members in by_site.items()}
-    due = {site: members for site, members in due.items() if members}
     silent = [device for members in due.values() for device in members]
-    if len(due) >= FEW and (len(silent) == everyone or (ALL_SITES, "all_offline") in open_):
-        return [_together("all_offline", ALL_SITES, None, silent)]
+    whole = {site for site, members in due.items() if len(members) == len(by_site[site])}
+    if len(by_site) >= FEW and _holds((ALL_SITES, "all_offline"), open_, silent, whole=len(whole) == len(by_site)):
+        return [_together("all_offline", ALL_SITES, None, silent, whole=len(whole) == len(by_site))]
     findings: list[Finding] = []
     for site, members in due.items():
-        whole = len(members) == len(by_site[site]) or (site or "", "site_offline") in open_
-        if site is not None and len(members) >= FEW and whole:
-            findings.append(_together("site_offline", site, site, members))
+        if site is not None and _holds((site, "site_offline"), open_, members, whole=site in whole):
+            findings.append(_together("site_offline", site, site, members, whole=site in whole))
         else:
-            findings += [_alone(device) for device in members]
+            findings += _in_groups(site, members, open_)
     return findings
 
 
-def _together(rule: str, subject: str, site_code: str | None, silent: list[SeenDevice]) -> Finding:
+def _holds(key: Key, open_: Mapping[Key, OpenAlert], silent: list[SeenDevice], *, whole: bool) -> bool:
+    """Whether all of a site are silent, or were a moment ago and are on their way back."""
+    returning = key in open_ and open_[key].quiet_s < RETURNING_S
+    return len(silent) >= FEW and (whole or returning)
+
+
+def _in_groups(site: str | None, silent: list[SeenDevice], open_: Mapping[Key, OpenAlert]) -> list[Finding]:
+    """What is left of open groups and single devices, and a new group or new single devices."""
+    rest = {device.device_id: device for device in silent}
+    findings = []
+    for (subject, rule), alert in open_.items():
+        if rule == "devices_offline" and (left := sorted(alert.devices & rest.keys())):
+            findings.append(_together(rule, subject, site, [rest.pop(name) for name in left]))
+    alone = [name for name in sorted(rest) if (name, "device_offline") in open_]
+    findings += [_alone(rest.pop(name)) for name in alone]
+    new = [rest[name] for name in sorted(rest)]
+    if len(new) >= MANY:
+        return [*findings, _together("devices_offline", new[0].device_id, site, new)]
+    return [*findings, *map(_alone, new)]
+
+
+def _together(
+    rule: str, subject: str, site_code: str | None, silent: list[SeenDevice], *, whole: bool = True
+) -> Finding:
     longest_s = max(device.silent_s for device in silent)
     names = tuple(sorted(device.device_id for device in silent))
-    return Finding(rule, CRITICAL, subject, longest_s, site_code=site_code, devices=names)
+    return Finding(rule, CRITICAL, subject, longest_s, site_code=site_code, devices=names, whole=whole)
 
 
 def _alone(device: SeenDevice) -> Finding:
@@ -99,7 +131,7 @@ def _alone(device: SeenDevice) -> Finding:
     return Finding("device_offline", WARNING, name, device.silent_s, name, device.site_code, (name,))
 
 
-def judge_clocks(devices: Iterable[SeenDevice], open_: Mapping[Key, frozenset[str]], limit_s: float) -> list[Finding]:
+def judge_clocks(devices: Iterable[SeenDevice], open_: Container[Key], limit_s: float) -> list[Finding]:
     """Devices whose clock is off by more than `limit_s`; one that has an alert keeps it down to half of that."""
     findings = []
     for device in devices:

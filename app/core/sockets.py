@@ -1,0 +1,58 @@
+"""Open WebSockets of one kind: who is behind each, how many there may be, and how all of them are told to end."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from app.core.errors import TooManyConnectionsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.core.security import Principal
+
+
+class Session(Protocol):
+    """One connection's protocol, which can be asked to end."""
+
+    def end(self, code: int, reason: str) -> None: ...
+
+
+class Sockets:
+    """At most `limit` at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[Session, Principal] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def check_room(self) -> None:
+        """Raises TooManyConnectionsError when there is none: before the handshake is accepted."""
+        if len(self._open) >= self._limit:
+            raise TooManyConnectionsError("there are too many connections; try again later", retry_after_s=30.0)
+
+    @contextmanager
+    def holding(self, session: Session, principal: Principal) -> Iterator[None]:
+        """Count the session in while it lasts."""
+        self._open[session] = principal
+        try:
+            yield
+        finally:
+            del self._open[session]
+
+    def keys(self) -> set[str]:
+        """The ids of the API keys that hold a socket open."""
+        return {principal.id for principal in self._open.values() if principal.kind == "key"}
+
+    def end_all(self, code: int, reason: str) -> None:
+        for session in self._open:
+            session.end(code, reason)
+
+    def end_revoked(self, valid: set[str], code: int, reason: str) -> None:
+        """End those whose key is none of `valid`."""
+        for session, principal in self._open.items():
+            if principal.kind == "key" and principal.id not in valid:
+                session.end(code, reason)

@@ -1,0 +1,52 @@
+"""`/ws/realtime`: the edge of the live feed. Accepts, binds the ids for the log, and lets the session do the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import structlog
+from starlette.routing import WebSocketRoute
+
+from app.core.errors import AppError
+from app.core.logging import get_logger
+from app.core.security import Role
+from app.core.server import frame_sink
+from app.dependencies import principal_of, runtime_of
+from app.routers.middleware import refuse
+from app.sqal.live_session import DashboardSession
+
+if TYPE_CHECKING:
+    from app.routers.middleware import Receive, Scope, Send
+
+log = get_logger("gaveurs.realtime")
+
+
+class RealtimeEndpoint:
+    """A raw ASGI endpoint, as the sensors' is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runtime = runtime_of(scope)
+        await receive()  # websocket.connect
+        try:
+            principal = principal_of(scope)
+            principal.require(Role.VIEWER, Role.OPERATOR)
+            resources = runtime.resources
+            runtime.dashboards.check_room()
+        except AppError as error:
+            await refuse(scope, send, error)
+            return
+        peer = scope["client"][0] if scope.get("client") else None
+        with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
+            await send({"type": "websocket.accept"})
+            session = DashboardSession(resources.live, resources.reads, runtime.clock, receive, send, frame_sink(scope))
+            with runtime.holding_dashboard(session, principal):
+                log.info("dashboard connected", peer=peer, principal=principal.id)
+                try:
+                    await session.run()
+                finally:
+                    log.info("dashboard disconnected", peer=peer)
+
+
+_endpoint = RealtimeEndpoint()
+routes = [WebSocketRoute("/ws/realtime", _endpoint), WebSocketRoute("/ws/realtime/", _endpoint)]
