@@ -117,7 +117,7 @@ async def set_device(
         read_device_id(device_id)
     except RefusalError as error:
         raise BadRequestError(error.reason) from error
-    if "recipe" in changes and changes["recipe"] not in recipe_book(settings.default_recipe):
+    if "recipe" in changes and changes["recipe"] not in recipe_book(settings.default_recipe, settings.site_recipes):
         raise BadRequestError("there is no such recipe")
     if "site_code" in changes and not is_site_code(changes["site_code"]):
         raise BadRequestError("a site code is two capital letters")
@@ -144,17 +144,17 @@ async def regrade_samples(
     connection: Connection, settings: Settings, recipe: str, time_from: datetime, time_to: datetime, *, dry_run: bool
 ) -> Shift:
     """Grade stored samples again. BadRequestError for an unknown recipe."""
-    recipes = recipe_book(settings.default_recipe)
+    recipes = recipe_book(settings.default_recipe, settings.site_recipes)
     if recipe not in recipes:
         raise BadRequestError(f"there is no recipe {recipe!r}; known: {', '.join(one.name for one in recipes)}")
     recipe_id = (await register_recipes(connection, recipes))[recipe]
-    return await regrade(connection, recipes.choose(recipe), recipe_id, time_from, time_to, dry_run=dry_run)
+    return await regrade(connection, recipes[recipe], recipe_id, time_from, time_to, dry_run=dry_run)
 
 
 async def replay_refused(connection: Connection, settings: Settings, entry_id: UUID) -> list[dict[str, Any]]:
     """Send a refused message through ingest again, in this process."""
     codec = MessageCodec()
     quarantine = make_quarantine(settings, codec)
-    store = make_store(settings, recipe_book(settings.default_recipe), codec, quarantine)
+    store = make_store(settings, recipe_book(settings.default_recipe, settings.site_recipes), codec, quarantine)
     await store.register_recipes(connection)
     return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

@@ -91,7 +91,7 @@ def assemble(
 ) -> Resources:
     """Everything, knowing each other; nothing runs yet."""
     codec = MessageCodec()
-    recipes = recipe_book(settings.default_recipe)
+    recipes = recipe_book(settings.default_recipe, settings.site_recipes)
     quarantine = make_quarantine(settings, codec)
     retention = timedelta(days=settings.sample_retention_days)
     intake = Intake(settings.ingest_queue_rows, settings.ingest_queue_bytes)

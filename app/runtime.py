@@ -98,9 +98,9 @@ class Runtime:
     def prepare(self) -> None:
         """Check what only a person can mend; raises CannotStartError, whose text is one clear line. Once is enough."""
         try:
-            recipe_book(self.settings.default_recipe)
+            recipe_book(self.settings.default_recipe, self.settings.site_recipes)
         except ValueError as error:
-            raise CannotStartError(f"DEFAULT_RECIPE: {error}") from error
+            raise CannotStartError(f"DEFAULT_RECIPE or SITE_RECIPES: {error}") from error
         if self.settings.database_url is None and self._embedded is None:
             embedded = EmbeddedPostgres(self.settings.data_dir)
             embedded.prepare()

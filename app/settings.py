@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     ingest_group_ms: float = Field(default=5.0, ge=0, le=1_000)
     ingest_max_wait_s: float = Field(default=5.0, gt=0, le=300, description="then a waiting sample is answered `busy`")
     sites: Annotated[tuple[str, ...], NoDecode] = ("LL", "LS", "MT")
-    default_recipe: str = "sqal-1-reported"
+    default_recipe: str = Field(default="sqal-1", description="what it cannot grade goes to sqal-1-reported")
+    site_recipes: Annotated[dict[str, str], NoDecode] = Field(default={}, description="LL=sqal-1,MT=...")
 
     # Keeping.
     sample_retention_days: int = Field(default=400, ge=1, le=36_500)
@@ -89,6 +90,16 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("site_recipes", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        if any(not (site.strip() and recipe.strip()) for site, _, recipe in parts):
+            raise ValueError("must look like LL=sqal-1,MT=sqal-1-reported")
+        return {site.strip(): recipe.strip() for site, _, recipe in parts}
 
     @field_validator("cors_origins")
     @classmethod

@@ -63,7 +63,7 @@ def server(kind: str, dsn: str, folder: Path) -> Iterator[tuple[int, psutil.Proc
         command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data-dir", str(folder / "server")]
     else:
         command = [sys.executable, "-m", "benchmarks.servers", kind, str(port), dsn]
-    environment = os.environ | {"DATABASE_URL": dsn, "LOG_LEVEL": "warning"}
+    environment = os.environ | {"DATABASE_URL": dsn, "LOG_LEVEL": "warning", "DEFAULT_RECIPE": "sqal-1-reported"}
     process = subprocess.Popen(command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}))
     try:
         _await_up(process, port, "/health/ready" if kind == "ours" else None)

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.migrations import migrate
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.support import Server
+
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("gaveurs", deadline=None)
+settings.load_profile("gaveurs")
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ class Server:
         self._command = [sys.executable, "-m", "app.cli", command, "--port", str(self.port), "--data-dir", str(folder)]
         self._command += arguments
         clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_HOST")}
-        self._env = clean | {"LOG_LEVEL": "info"} | env
+        # The reported recipe: tests choose a score by what their device reports.
+        self._env = clean | {"LOG_LEVEL": "info", "DEFAULT_RECIPE": "sqal-1-reported"} | env
         self.log_path = folder.parent / f"{folder.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -159,6 +159,11 @@ def decode_reported(frame: bytes) -> Reported:
     return Reported(*_REPORTED.unpack_from(frame, _HEADER.size))
 
 
+def side_of(frame: bytes) -> int:
+    """Zones along a side: 4 or 8."""
+    return frame[1]
+
+
 class Planes(NamedTuple):
     """The numbers of many frames, along the last axis: distances in mm and status (zones, frames), counts (10, ...)."""
 

@@ -52,6 +52,10 @@ class Recipe(Protocol):
     costly: bool
     """Whether a group takes so long that it belongs in a thread."""
 
+    def can_grade(self, frame: bytes) -> bool:
+        """Whether the frame holds all that this recipe needs; if not, its grade is NOT_GRADABLE."""
+        ...
+
     def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
         """One grading for each frame, in order; `profiles[i]` belongs to `frames[i]`."""
         ...
@@ -99,6 +103,9 @@ class ReportedRecipe:
 
     def __init__(self) -> None:
         self.hash = definition_hash(self.definition)
+
+    def can_grade(self, frame: bytes) -> bool:  # noqa: ARG002 - it needs nothing
+        return True
 
     def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
         return [self._grade(frame, profile) for frame, profile in zip(frames, profiles, strict=True)]

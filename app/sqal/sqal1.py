@@ -9,7 +9,7 @@ import numpy as np
 
 from app.sqal.body import SIDE, ZONES
 from app.sqal.deviations import Search
-from app.sqal.frame import MICRO, stack_planes
+from app.sqal.frame import MICRO, side_of, stack_planes
 from app.sqal.reading import NOT_GRADABLE
 from app.sqal.recipes import THRESHOLDS, WEIGHTS, Grading, definition_hash, grade_for, weigh
 from app.sqal.spectrum import Spectrum, read_spectrum
@@ -84,6 +84,9 @@ class Sqal1Recipe:
             "bands": BANDS,
         }
         self.hash = definition_hash(self.definition)
+
+    def can_grade(self, frame: bytes) -> bool:
+        return side_of(frame) == SIDE
 
     def grade(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> list[Grading]:
         gradings: list[Grading] = []

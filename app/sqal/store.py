@@ -237,7 +237,7 @@ class SampleStore:
 
     async def _grade(self, works: list[Work], profiles: dict[str, DeviceProfile]) -> list[tuple[Recipe, Grading]]:
         """Each work's recipe and grading; every recipe grades all of its frames in one call."""
-        chosen = [self._recipes.choose(profiles[work.lane].recipe) for work in works]
+        chosen = [self._choose(work.reading, profiles[work.lane]) for work in works if work.reading]
         graded: dict[int, tuple[Recipe, Grading]] = {}
         for recipe in set(chosen):
             mine = [number for number, other in enumerate(chosen) if other is recipe]
@@ -248,6 +248,9 @@ class SampleStore:
             )
             graded |= {number: (recipe, grading) for number, grading in zip(mine, gradings, strict=True)}
         return [graded[number] for number in range(len(works))]
+
+    def _choose(self, reading: Reading, profile: DeviceProfile) -> Recipe:
+        return self._recipes.choose(profile.recipe, _site_of(reading, profile), reading.frame)
 
     def _row(
         self,
@@ -266,7 +269,7 @@ class SampleStore:
         if not is_plausible(r.device_time, work.received_at, self._retention):
             bucket_time = work.received_at
             flags |= Flag.IMPLAUSIBLE_CLOCK
-        site_code = resolve_site(r.site_code, profiles[r.device_id].site_code, sent=r.site_sent)
+        site_code = _site_of(r, profiles[r.device_id])
         if site_code not in self._sites:
             flags |= Flag.UNKNOWN_SITE
         if claim_disagrees(r.claimed_grade, r.claimed_compliant, grading.grade):
@@ -280,6 +283,10 @@ class SampleStore:
             site_code, r.lot, r.lot_id, r.farmer, r.origin, r.location, r.firmware_version,
             r.profile or profiles[r.device_id].profile, work.content_hash, r.frame,
         )  # fmt: skip
+
+
+def _site_of(reading: Reading, profile: DeviceProfile) -> str | None:
+    return resolve_site(reading.site_code, profile.site_code, sent=reading.site_sent)
 
 
 def _effective(profile: DeviceProfile, reading: Reading | None) -> DeviceProfile:

@@ -157,7 +157,7 @@ def test_a_wrong_setting_is_one_clear_line() -> None:
         assert done.stderr.count("\n") == 1
         done = gaveurs(folder, "serve", "--port", "0", DEFAULT_RECIPE="nope")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert done.stderr.startswith("gaveurs: DEFAULT_RECIPE: there is no recipe 'nope'")
+        assert done.stderr.startswith("gaveurs: DEFAULT_RECIPE or SITE_RECIPES: there is no recipe 'nope'")
         assert gaveurs(folder, "serve", SAMPLE_RETENTION_DAYS="999999999").returncode == 2
         done = gaveurs(folder, "serve", "--auth", "sometimes")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -34,7 +34,7 @@ async def run(
 ) -> Shift:
     numbers = await register_recipes(bench.connection, BOOK)
     options = {"dry_run": False} | kw
-    return await regrade(bench.connection, BOOK.choose(recipe), numbers[recipe], begin, end, **options)
+    return await regrade(bench.connection, BOOK[recipe], numbers[recipe], begin, end, **options)
 
 
 async def rows(bench: Bench) -> list[Any]:
@@ -49,7 +49,7 @@ async def test_a_regrade_says_what_the_recipe_says_of_each_frame_and_the_rows_fo
     shift = await run(bench, "sqal-1")
     assert shift.samples == shift.changed == 60
     for record in await bench.connection.fetch("SELECT s.*, r.name FROM samples s JOIN recipes r USING (recipe_id)"):
-        (alone,) = BOOK.choose("sqal-1").grade([record["frame"]], [DeviceProfile(profile=record["profile"])])
+        (alone,) = BOOK["sqal-1"].grade([record["frame"]], [DeviceProfile(profile=record["profile"])])
         assert (record["name"], record["grade"], record["score"]) == ("sqal-1", alone.grade, alone.score)
         assert (record["tof_score"], record["spectral_score"]) == (alone.tof, alone.spectral)
     kept, true = await kept_and_true(bench.connection, names)

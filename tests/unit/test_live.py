@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.clock import SystemClock
@@ -39,7 +39,7 @@ def alert(number: int) -> dict[str, Any]:
     return {"id": number, "device_id": "D1", "site_code": "LL", "sample_id": f"alert {number}"}
 
 
-@settings(deadline=None)
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), min_size=1, max_size=8))
 def test_a_reader_gets_all_or_the_newest_of_each_device(groups: list[tuple[int, int]]) -> None:
     feed = LiveFeed(SystemClock())

@@ -67,7 +67,21 @@ def test_the_hash_names_the_definition() -> None:
     assert len(RECIPE.hash) == 64
 
 
-def test_an_unknown_default_recipe_is_refused_and_an_unknown_name_falls_back() -> None:
-    with pytest.raises(ValueError, match="no recipe"):
-        recipe_book("sqal-9")
-    assert recipe_book("sqal-1-reported").choose("sqal-9").name == "sqal-1-reported"
+def test_an_unknown_recipe_is_refused_at_start() -> None:
+    for default, sites in (("sqal-9", {}), ("sqal-1", {"LL": "sqal-9"})):
+        with pytest.raises(ValueError, match="no recipe 'sqal-9'"):
+            recipe_book(default, sites)
+
+
+def test_the_devices_recipe_goes_before_its_sites_and_that_before_the_default() -> None:
+    book = recipe_book("sqal-1", {"MT": "sqal-1-reported"})
+    whole, coarse = encode_head(8, 0, 1, 1, Reported()), encode_head(4, 0, 1, 1, Reported())
+
+    def chosen(device: str | None, site: str | None, frame: bytes = whole) -> str:
+        return book.choose(device, site, frame).name
+
+    assert [chosen(None, site) for site in (None, "LL", "MT")] == ["sqal-1", "sqal-1", "sqal-1-reported"]
+    assert chosen("sqal-1", "MT") == "sqal-1"
+    assert chosen("sqal-9", "MT") == "sqal-1-reported"  # a newer release's: as if none were named
+    assert chosen(None, "LL", coarse) == "sqal-1-reported"  # sqal-1 needs 8 x 8 zones
+    assert chosen("sqal-1", "LL", coarse) == "sqal-1"  # somebody wants just this: then NOT_GRADABLE
