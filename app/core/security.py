@@ -8,8 +8,10 @@ import ipaddress
 import re
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ FORWARDING: Final = (
     b"x-original-forwarded-for",
 )
 FORWARDING_PREFIX: Final = b"x-forwarded"
+SESSION_COOKIE: Final = "gaveurs_key"
 _KEY = re.compile(r"gvk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -157,6 +160,22 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
         return value.strip() if scheme.lower() == "bearer" else given
     plain = headers.get(b"x-api-key", b"").decode("latin-1").strip()
     return plain or None
+
+
+def key_in_cookie(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key that a browser keeps in its cookie. ForbiddenError when a page of another origin makes it ask: a cookie,
+    unlike a header, is sent without that page knowing it.
+    """
+    cookies = SimpleCookie()
+    with suppress(CookieError):
+        cookies.load(headers.get(b"cookie", b"").decode("latin-1"))
+    if SESSION_COOKIE not in cookies:
+        return None
+    origin = headers.get(b"origin")
+    if origin is not None and urlsplit(origin.decode("latin-1")).netloc != headers.get(b"host", b"").decode("latin-1"):
+        raise ForbiddenError("this page's origin may not use the browser's key")
+    key: str = cookies[SESSION_COOKIE].value
+    return key
 
 
 def is_local(scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], origins: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ import structlog
 
 from app.core.errors import AppError, UnauthorizedError
 from app.core.logging import get_logger
-from app.core.security import LOCAL, Principal, is_local, presented_key
+from app.core.security import LOCAL, Principal, is_local, key_in_cookie, presented_key
 from app.dependencies import runtime_of
 from app.routers.problems import of_error
 
@@ -75,7 +75,7 @@ class RequestLog:
 
 
 class Access:
-    """Every request and socket has a principal, or is refused before it reaches anything. Only probes are public."""
+    """Every request and socket has a principal, or is refused before it reaches anything."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -85,7 +85,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         try:
-            if not _is_public(scope["path"]):
+            if not _is_public(scope):
                 scope.setdefault("state", {})["principal"] = await self._identify(scope)
         except AppError as error:
             await refuse(scope, send, error)
@@ -95,7 +95,7 @@ class Access:
     async def _identify(self, scope: Scope) -> Principal:
         runtime = runtime_of(scope)
         headers = dict(scope["headers"])
-        key = presented_key(headers)
+        key = presented_key(headers) or key_in_cookie(headers)
         if key is not None:
             return await runtime.resources.keys.check(key)
         if runtime.settings.auth == "open" and is_local(scope, headers, runtime.settings.cors_origins):
@@ -103,5 +103,9 @@ class Access:
         raise UnauthorizedError("an API key is needed: Authorization: Bearer <key>")
 
 
-def _is_public(path: str) -> bool:
-    return path == "/health" or path.startswith("/health/")
+def _is_public(scope: Scope) -> bool:
+    """Probes, the page's files (which hold no data), and signing in and out."""
+    path = scope["path"]
+    if path == "/api/session":
+        return scope.get("method") in ("POST", "DELETE")
+    return path in ("/", "/health") or path.startswith(("/health/", "/web/"))

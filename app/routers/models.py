@@ -119,6 +119,57 @@ class FrameBody(BaseModel):
     integration_time_ms: float | None
 
 
+class DerivedDefect(BaseModel):
+    """A body on the surface: how far it stands out, how severe (0..1), and the zones (row, column) it covers."""
+
+    deviation_mm: float
+    severity: float
+    zones: list[tuple[int, int]]
+
+
+class Ratio(BaseModel):
+    name: str
+    value: float
+    optimal: tuple[float, float]
+    acceptable: tuple[float, float]
+    state: Literal["optimal", "acceptable", "outside"]
+
+
+class Derived(BaseModel):
+    """Surface and spectrum as `sqal-1` reads them; heights over the tray, row by row; mass at 0.947 g/cm3."""
+
+    by: dict[str, str]
+    usable_zones: float
+    has_body: bool
+    has_spectrum: bool
+    heights_mm: list[list[float]] | None
+    volume_mm3: float | None
+    mass_g: float | None
+    roughness_mm: float | None
+    defects: list[DerivedDefect]
+    ratios: list[Ratio]
+
+
+class Explanation(BaseModel):
+    """Why a sample has its grade. `reasons`, the weightiest first: `score`, `rejected_for_defects`, `weaker_tof`,
+    `weaker_spectral`, `defect`, `ratio`; of a reading that could not be graded `too_few_zones`, `no_product_seen`,
+    `spectrum_unusable`, `device_sent_no_scores`; each with figures of its own.
+    """
+
+    device_id: str
+    sample_id: str
+    device_time: datetime
+    recipe: str
+    grade: Grade
+    score: float | None
+    tof_score: float | None
+    spectral_score: float | None
+    weights: dict[str, float]
+    thresholds: dict[str, float]
+    reasons: list[dict[str, Any]]
+    derived: Derived | None
+
+
 class Device(BaseModel):
     """A device's record. `state` is computed: never_seen, online, stale or offline."""
 

@@ -17,6 +17,7 @@ from app.routers import models
 from app.sqal import devices, queries
 from app.sqal.cursor import Cursor
 from app.sqal.errors import RefusalError
+from app.sqal.explanation import explain_sample
 from app.sqal.queries import SampleFilter
 from app.sqal.reading import GRADES, NOT_GRADABLE, parse_time, read_device_id
 from app.sqal.replay import replay
@@ -139,6 +140,16 @@ async def message(
     return Response(raw, media_type=MEDIA_TYPES[encoding])
 
 
+@router.get("/samples/{device_id}/{sample_id:path}/explanation", response_model=models.Explanation)
+async def explanation(
+    resources: CurrentResources, _who: Reader, device_id: str, sample_id: str, device_time: DeviceTime
+) -> dict[str, Any]:
+    """Why it has its grade: scores, reasons by code, and surface and spectrum derived anew from the stored frame."""
+    clean(device_id, sample_id)
+    async with resources.reads.connection() as connection:
+        return await explain_sample(connection, resources.recipes.sqal1, device_id, sample_id, device_time)
+
+
 @router.get("/samples/{device_id}/{sample_id:path}", response_model=models.Sample)
 async def sample(
     resources: CurrentResources, _who: Reader, device_id: str, sample_id: str, device_time: DeviceTime
@@ -151,13 +162,14 @@ async def sample(
 
 @router.get("/devices", response_model=models.DevicePage)
 async def device_list(
-    runtime: CurrentRuntime, _who: Reader, cursor: CursorText = None, limit: Limit = 50
+    runtime: CurrentRuntime, _who: Reader, site_code: Text = None, cursor: CursorText = None, limit: Limit = 50
 ) -> dict[str, Any]:
-    """All devices, in the order of their ids."""
-    resources = runtime.resources
+    """All devices, or a site's, in the order of their ids."""
+    clean(site_code)
+    resources, now = runtime.resources, runtime.clock.now()
     async with resources.reads.connection() as connection:
         items, more = await devices.list_devices(
-            connection, resources.device_states, runtime.clock.now(), after=_device_cursor(cursor), limit=limit
+            connection, resources.device_states, now, site_code=site_code, after=_device_cursor(cursor), limit=limit
         )
     return {"items": items, "next_cursor": more and _encode_device(more)}
 

@@ -22,6 +22,10 @@ SITE_SQL: Final = (
     " substring(device_id from '^[A-Za-z0-9]+[_-](?:(?:DEMO|DOCKER)[_-])?([A-Z]{2})(?:[_-]|$)'))"
 )
 CONFIGURABLE: Final = ("site_code", "profile", "recipe", "trust_defects", "in_service")
+LIST: Final = f"""
+    SELECT * FROM devices WHERE ($1::text IS NULL OR device_id > $1) AND ($2::text IS NULL OR {SITE_SQL} = $2)
+    ORDER BY device_id LIMIT $3
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,16 @@ class StateLimits:
 
 
 async def list_devices(
-    connection: Connection, limits: StateLimits, now: datetime, *, after: str | None, limit: int
+    connection: Connection,
+    limits: StateLimits,
+    now: datetime,
+    *,
+    site_code: str | None = None,
+    after: str | None,
+    limit: int,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of devices in the order of their ids, and the id to go on after."""
-    records = await connection.fetch(
-        "SELECT * FROM devices WHERE $1::text IS NULL OR device_id > $1 ORDER BY device_id LIMIT $2", after, limit + 1
-    )
+    records = await connection.fetch(LIST, after, site_code, limit + 1)
     more = records[limit - 1]["device_id"] if len(records) > limit else None
     return [_as_item(record, limits, now) for record in records[:limit]], more
 

@@ -84,7 +84,7 @@ async def latest_sample(connection: Connection, device_id: str | None) -> dict[s
     return items[0]
 
 
-async def _find(
+async def find_sample(
     connection: Connection, columns: str, device_id: str, sample_id: str, device_time: datetime | None
 ) -> asyncpg.Record:
     """The newest sample under these names; `device_time` chooses among several."""
@@ -104,14 +104,14 @@ async def _find(
 async def one_sample(
     connection: Connection, device_id: str, sample_id: str, device_time: datetime | None
 ) -> dict[str, Any]:
-    return as_item(await _find(connection, COLUMNS, device_id, sample_id, device_time))
+    return as_item(await find_sample(connection, COLUMNS, device_id, sample_id, device_time))
 
 
 async def sample_frame(
     connection: Connection, device_id: str, sample_id: str, device_time: datetime | None
 ) -> dict[str, Any]:
     """Matrices and channels as JSON."""
-    record = await _find(connection, "s.frame", device_id, sample_id, device_time)
+    record = await find_sample(connection, "s.frame", device_id, sample_id, device_time)
     return {"device_id": device_id, "sample_id": sample_id, **frame_as_json(decode_frame(record["frame"]))}
 
 
@@ -119,7 +119,7 @@ async def sample_message(
     connection: Connection, codec: MessageCodec, device_id: str, sample_id: str, device_time: datetime | None
 ) -> tuple[bytes, Encoding]:
     """The original message, byte for byte. NotFoundError once it is past its retention."""
-    found = await _find(connection, "s.id, s.message_group", device_id, sample_id, device_time)
+    found = await find_sample(connection, "s.id, s.message_group", device_id, sample_id, device_time)
     kept = await originals.read(connection, codec, {found["id"]: found["message_group"]})
     if found["id"] not in kept:
         raise NotFoundError("the original message is no longer kept")

@@ -36,6 +36,11 @@ class RecipeBook:
             raise ValueError(f"there is no recipe {name!r}; known: {', '.join(self._by_name)}")
         return self._by_name[name]
 
+    @property
+    def sqal1(self) -> Sqal1Recipe:
+        """The recipe that derives surface and spectrum, whichever grades."""
+        return next(recipe for recipe in self if isinstance(recipe, Sqal1Recipe))
+
     def choose(self, of_device: str | None, site_code: str | None, frame: bytes) -> Recipe:
         """The recipe for a frame. A device's that is not known here (from a newer release) counts as none."""
         if of_device is not None and of_device in self._by_name:

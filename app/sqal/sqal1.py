@@ -85,6 +85,11 @@ class Sqal1Recipe:
         }
         self.hash = definition_hash(self.definition)
 
+    @property
+    def least_defect_mm(self) -> float:
+        """A deviation no higher than this is no defect."""
+        return self._severity["from_mm"]
+
     def can_grade(self, frame: bytes) -> bool:
         return side_of(frame) == SIDE
 

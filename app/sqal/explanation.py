@@ -1,0 +1,136 @@
+"""Why a sample has its grade: what was weighed, what stood against it, and the surface and spectrum behind that.
+
+The grade is the stored one, of the recipe that made it. Surface and spectrum are derived anew from the stored frame by
+`sqal-1` as this program knows it, for every sample that it can judge: they show what the sensors saw.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from app.sqal.body import SIDE
+from app.sqal.frame import MICRO, side_of
+from app.sqal.queries import find_sample
+from app.sqal.reading import NOT_GRADABLE
+from app.sqal.recipes import THRESHOLDS, WEIGHTS, DeviceProfile
+from app.sqal.spectrum import RATIOS
+from app.sqal.sqal1 import BANDS, Sqal1Recipe
+from app.sqal.surface import LEAST_ZONES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    import asyncpg
+
+    from app.core.database import Connection
+    from app.sqal.sqal1 import Judgement
+
+COLUMNS: Final = "s.frame, s.profile, s.grade, s.score, s.tof_score, s.spectral_score, s.device_time, r.name AS recipe"
+DENSITY_G_PER_MM3: Final = 0.947e-3
+
+
+async def explain_sample(
+    connection: Connection, recipe: Sqal1Recipe, device_id: str, sample_id: str, device_time: datetime | None
+) -> dict[str, Any]:
+    """The newest sample under these names, explained. NotFoundError when there is none."""
+    sample = await find_sample(connection, COLUMNS, device_id, sample_id, device_time)
+    judged = _judge(recipe, sample)
+    derived = _derived(recipe, judged) if judged else None
+    return {
+        "device_id": device_id,
+        "sample_id": sample_id,
+        "device_time": sample["device_time"],
+        "recipe": sample["recipe"],
+        "grade": sample["grade"],
+        "score": _unit(sample["score"]) if sample["grade"] != NOT_GRADABLE else None,
+        "tof_score": _unit(sample["tof_score"]),
+        "spectral_score": _unit(sample["spectral_score"]),
+        "weights": {name: value / MICRO for name, value in WEIGHTS.items()},
+        "thresholds": {grade: least / MICRO for grade, least in THRESHOLDS},
+        "reasons": list(_reasons(sample, derived)),
+        "derived": derived,
+    }
+
+
+def _judge(recipe: Sqal1Recipe, sample: asyncpg.Record) -> Judgement | None:
+    """None for a frame of 4 x 4 zones."""
+    if side_of(sample["frame"]) != SIDE:
+        return None
+    return recipe.judge([sample["frame"]], [DeviceProfile(profile=sample["profile"])])
+
+
+def _derived(recipe: Sqal1Recipe, judged: Judgement) -> dict[str, Any]:
+    surface, spectrum = judged.surface, judged.spectrum
+    volume = float(surface.volume_mm3[0])
+    has_body, has_spectrum = bool(surface.judged[0]), bool(spectrum.judged[0])
+    severities = iter(judged.defects[0].severities)
+    defects = [
+        {
+            "deviation_mm": float(surface.deviations_mm[number, 0]),
+            "severity": next(severities),
+            "zones": [list(divmod(int(zone), SIDE)) for zone in surface.deviation_zones[number, :, 0].nonzero()[0]],
+        }
+        for number in range(len(surface.deviations_mm))
+        if surface.deviations_mm[number, 0] > recipe.least_defect_mm
+    ]
+    return {
+        "by": {"name": recipe.name, "hash": recipe.hash},
+        "usable_zones": float(surface.usable_zones[0]),
+        "has_body": has_body,
+        "has_spectrum": has_spectrum,
+        "heights_mm": surface.heights[:, 0].reshape(SIDE, SIDE).round(1).tolist() if has_body else None,
+        "volume_mm3": volume if has_body else None,
+        "mass_g": volume * DENSITY_G_PER_MM3 if has_body else None,
+        "roughness_mm": float(surface.roughness_mm[0]) if has_body else None,
+        "defects": defects,
+        "ratios": [_ratio(name, float(value)) for name, value in zip(RATIOS, spectrum.ratios[:, 0], strict=True)]
+        if has_spectrum
+        else [],
+    }
+
+
+def _ratio(name: str, value: float) -> dict[str, Any]:
+    low, high, least, most = BANDS[name]
+    state = "optimal" if low <= value <= high else "acceptable" if least <= value <= most else "outside"
+    return {"name": name, "value": value, "optimal": [low, high], "acceptable": [least, most], "state": state}
+
+
+def _reasons(sample: asyncpg.Record, derived: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """In the order of their weight; each with a code, which a page can say in its own words."""
+    grade, by_device = sample["grade"], sample["recipe"] != Sqal1Recipe.name
+    if grade == NOT_GRADABLE:
+        yield from _obstacles(derived, by_device=by_device)
+        return
+    defects = derived["defects"] if derived and not by_device else []
+    bounds = dict(zip((name for name, _ in THRESHOLDS), (None, *(least for _, least in THRESHOLDS)), strict=False))
+    least = dict(THRESHOLDS)[grade]
+    if grade == "REJECT" and sample["score"] >= min(value for _, value in THRESHOLDS if value):
+        yield {"code": "rejected_for_defects", "defects": len(defects)}
+    else:
+        upper = bounds[grade]
+        yield {"code": "score", "least": least / MICRO, "below": upper / MICRO if upper else None}
+    weaker = "tof" if sample["tof_score"] < sample["spectral_score"] else "spectral"
+    yield {"code": f"weaker_{weaker}", "score": sample[f"{weaker}_score"] / MICRO}
+    for defect in defects:
+        yield {"code": "defect", "deviation_mm": defect["deviation_mm"], "severity": defect["severity"]}
+    if derived and not by_device:
+        yield from ({"code": "ratio", **ratio} for ratio in derived["ratios"] if ratio["state"] != "optimal")
+
+
+def _obstacles(derived: dict[str, Any] | None, *, by_device: bool) -> Iterator[dict[str, Any]]:
+    if by_device:
+        yield {"code": "device_sent_no_scores"}
+    elif derived is None:
+        yield {"code": "too_few_zones", "usable": 16.0, "least": LEAST_ZONES}
+    else:
+        if derived["usable_zones"] < LEAST_ZONES:
+            yield {"code": "too_few_zones", "usable": derived["usable_zones"], "least": LEAST_ZONES}
+        elif not derived["has_body"]:
+            yield {"code": "no_product_seen"}
+        if not derived["has_spectrum"]:
+            yield {"code": "spectrum_unusable"}
+
+
+def _unit(value: int | None) -> float | None:
+    return None if value is None else value / MICRO

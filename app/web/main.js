@@ -1,0 +1,181 @@
+// The line leader's screen, fed by the live feed and REST alone.
+import { LiveLink, NeedsKey, ask } from "./link.js";
+import { fits, keep, nextTheme, now, setLanguage, show, state, tick } from "./state.js";
+import { otherLanguage } from "./texts.js";
+import { render, renderAlerts, renderLine, renderLink, renderLiver, renderTexts } from "./view.js";
+
+const REFRESH_MS = 20_000;
+const SHOWN_MS = 1_000; // each liver, at least: more than one a second nobody can read
+const MOST_LISTED = 100;
+
+const link = new LiveLink({
+  filters: () => (state.site ? { site_code: state.site } : {}),
+  message: hear,
+  state: (linked) => {
+    if (linked === "lost" && state.link !== "lost") state.lostAt = now();
+    const again = linked === "live" && state.link !== "live";
+    state.link = linked;
+    if (again) refresh();
+    renderLink();
+  },
+});
+
+function hear(message) {
+  state.clockAhead = Date.parse(message.timestamp) - Date.now();
+  if (message.type === "sensor_update") {
+    tick();
+    if (Date.parse(message.data.bucket_time) >= state.hour) state.grades[message.data.grade] = (state.grades[message.data.grade] ?? 0) + 1;
+    state.arrivals.push(now());
+    takeSample(message.data);
+    renderLine();
+  } else if (message.type === "latest_sample" && message.data && fits(message.data)) { // the first one knows no filter
+    takeSample(message.data);
+  } else if (message.type === "alert") {
+    takeAlert(message.data);
+    renderAlerts();
+  } else if (message.type === "conflated") {
+    refreshSoon();
+  }
+}
+
+function takeSample(sample) {
+  if (state.newest && Date.parse(sample.bucket_time) < Date.parse(state.newest.bucket_time)) return; // a replay
+  state.newest = sample;
+  renderLink();
+  showNewest();
+}
+
+// Grade, reasons and pictures of one and the same liver; while it is shown the next ones wait, and the newest follows.
+let showing = false;
+async function showNewest() {
+  if (showing) return;
+  showing = true;
+  while (state.newest && state.newest.id !== state.liver?.sample.id) {
+    const sample = state.newest;
+    const path = `/api/sqal/samples/${encodeURIComponent(sample.device_id)}/${encodeURIComponent(sample.sample_id)}`;
+    const when = `?device_time=${encodeURIComponent(sample.device_time)}`;
+    const detail = await Promise.all([ask(`${path}/frame${when}`), ask(`${path}/explanation${when}`)]).catch(complain);
+    if (fits(sample)) {
+      const [frame, explanation] = detail ?? [];
+      state.liver = { sample, frame, explanation };
+      renderLiver();
+      renderLink();
+    }
+    await new Promise((done) => { setTimeout(done, SHOWN_MS); });
+  }
+  showing = false;
+}
+
+let refreshing = null;
+function refresh() {
+  refreshing ??= load().catch(complain).finally(() => { refreshing = null; });
+  return refreshing;
+}
+
+let soon = null;
+function refreshSoon() {
+  soon ??= setTimeout(() => { soon = null; refresh(); }, 2_000);
+}
+
+async function load() {
+  const { site } = state;
+  const only = site ? `&site_code=${encodeURIComponent(site)}` : "";
+  const [who, dashboard, alerts, devices, samples] = await Promise.all([
+    ask("/api/session"), ask(`/api/sqal/dashboard?${only.slice(1)}`),
+    ask(`/api/sqal/alerts?state=open&limit=${MOST_LISTED}${only}`), ask(`/api/sqal/devices?limit=${MOST_LISTED}${only}`),
+    ask(`/api/sqal/samples?limit=1${only}`),
+  ]);
+  if (site !== state.site) return;
+  tick();
+  const running = dashboard.hours.find((one) => Date.parse(one.bucket) === state.hour);
+  state.alerts = new Map();
+  alerts.items.forEach(takeAlert);
+  Object.assign(state, {
+    dashboard, devices: devices.items, grades: { ...running?.grades }, loaded: true,
+    moreAlerts: alerts.next_cursor !== null, moreDevices: devices.next_cursor !== null,
+    mayAcknowledge: who.roles.some((role) => ["admin", "operator"].includes(role)), signedIn: who.kind === "key",
+  });
+  if (!site) state.sites = dashboard.sites.map((one) => one.site_code).filter(Boolean);
+  samples.items.forEach(takeSample);
+  render();
+}
+
+function takeAlert(alert) {
+  if (alert.state === "open" && fits(alert)) state.alerts.set(alert.id, alert);
+  else state.alerts.delete(alert.id);
+}
+
+function complain(error) {
+  if (error instanceof NeedsKey) askForKey();
+  else console.warn(error);
+}
+
+// A key that is no longer valid may stand in the way of a service that needs none.
+let asking = false;
+async function askForKey() {
+  if (asking || show("sign-in").open) return;
+  asking = true;
+  try {
+    await ask("/api/session", { method: "DELETE" });
+    await ask("/api/session");
+    refresh();
+  } catch (error) {
+    if (error instanceof NeedsKey) show("sign-in").showModal();
+  } finally {
+    asking = false;
+  }
+}
+
+// What the user does
+
+show("alerts").addEventListener("click", async (event) => {
+  const id = event.target.dataset?.alert;
+  if (!id) return;
+  try {
+    takeAlert(await ask(`/api/sqal/alerts/${id}/acknowledge`, { method: "POST" }));
+    renderAlerts();
+  } catch (error) {
+    complain(error);
+  }
+});
+show("language").addEventListener("click", () => {
+  setLanguage(otherLanguage(state.language));
+  keep("lang", state.language);
+  render();
+});
+show("theme").addEventListener("click", () => {
+  state.theme = nextTheme();
+  keep("theme", state.theme);
+  renderTexts();
+});
+show("site").addEventListener("change", async (event) => {
+  keep("site", event.target.value);
+  Object.assign(state, {
+    site: event.target.value, newest: null, liver: null, dashboard: null, grades: {}, arrivals: [], alerts: new Map(), devices: [], loaded: false,
+  });
+  render();
+  link.subscribe();
+  await refresh(); // perhaps one that was under way for the other site
+  refresh();
+});
+show("sign-in").addEventListener("cancel", (event) => event.preventDefault());
+show("sign-in").querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    await ask("/api/session", { method: "POST", body: JSON.stringify({ key: show("key").value }) });
+    location.reload();
+  } catch {
+    show("sign-in-error").textContent = state.text.wrongKey;
+  }
+});
+show("leave").addEventListener("click", async () => {
+  await ask("/api/session", { method: "DELETE" });
+  location.reload();
+});
+
+render();
+link.open();
+refresh();
+setInterval(renderLink, 1_000);
+setInterval(() => { tick(); renderLine(); }, 10_000);
+setInterval(refresh, REFRESH_MS);

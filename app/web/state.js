@@ -1,0 +1,67 @@
+// What the page knows, and the time by the server's clock.
+import { formats, texts } from "./texts.js";
+
+export const HOUR_MS = 3_600_000;
+export const MINUTE_MS = 60_000;
+const STALE_MS = 120_000; // without a liver for so long, the page says so
+const THEMES = ["auto", "light", "dark"];
+
+// An address like /?lang=fr&site=LL (a screen on the wall) goes before what the browser kept.
+const query = new URLSearchParams(location.search);
+const kept = (name, fallback) => query.get(name) ?? localStorage.getItem(`sqal-${name}`) ?? fallback;
+
+export const state = {
+  theme: THEMES.includes(kept("theme", "auto")) ? kept("theme", "auto") : "auto",
+  site: kept("site", ""),
+  sites: [],
+  link: "connecting",
+  lostAt: null,
+  clockAhead: 0, // of the server before this machine, ms
+  newest: null, // the newest sample heard of
+  liver: null, // the one that is shown: { sample, explanation, frame }
+  dashboard: null,
+  grades: {}, // of the running hour, counted on between two refreshes
+  hour: 0,
+  arrivals: [], // of the last minute
+  alerts: new Map(),
+  moreAlerts: false,
+  devices: [],
+  moreDevices: false,
+  loaded: false,
+  mayAcknowledge: false,
+  signedIn: false,
+};
+
+export const show = (id) => document.getElementById(id);
+
+// By the server's clock, as its last message told it.
+export const now = () => Date.now() + state.clockAhead;
+
+// The link is there, but nothing comes over it.
+export function isStale() {
+  if (state.link !== "live" || !state.loaded) return false;
+  return !state.newest || now() - Date.parse(state.newest.received_at) > STALE_MS;
+}
+
+export const fits = (item) => !state.site || item.site_code === null || item.site_code === state.site;
+
+export function setLanguage(language) {
+  Object.assign(state, { language, text: texts(language), format: formats(language) });
+}
+
+export function nextTheme() {
+  return THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
+}
+
+export function keep(name, value) {
+  localStorage.setItem(`sqal-${name}`, value);
+}
+
+// A new hour begins with nothing; what came more than a minute ago is not of this one.
+export function tick() {
+  const hour = Math.floor(now() / HOUR_MS) * HOUR_MS;
+  if (hour !== state.hour) Object.assign(state, { hour, grades: {} });
+  state.arrivals = state.arrivals.filter((moment) => moment > now() - MINUTE_MS);
+}
+
+setLanguage(kept("lang", navigator.language.startsWith("fr") ? "fr" : "en") === "fr" ? "fr" : "en");
