@@ -38,7 +38,11 @@ test: check ## Checks and all tests that need nothing but this repository
 soak: .venv/.dev ## Long outages and load, up to 15 minutes
 	$(BIN)/python -m pytest --timeout 900 --override-ini addopts="-q -p no:cacheprovider -s" tests/soak $(ARGS)
 
-check-system: .venv/.dev ## What needs Debian's packages: an external PostgreSQL of another version
+.venv/.browser: requirements-browser.lock .venv/.dev
+	$(PIP) --require-hashes -r requirements-browser.lock
+	@touch $@
+
+check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL, and Chromium for the page
 	sh scripts/check_system.sh
 
 bench: .venv/.dev ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
@@ -50,6 +54,7 @@ lock: ## Resolve the dependencies anew (needs uv)
 	$(COMPILE) requirements-build.in -o requirements-build.lock
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) -c requirements-dev.lock requirements-browser.in -o requirements-browser.lock
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache

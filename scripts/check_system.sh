@@ -1,7 +1,12 @@
 #!/bin/sh
 # Runs the database tests against Debian's own PostgreSQL (another version than the embedded one), started for this
-# run on a free socket folder and ended with it. Installs the package when it is missing and we may.
+# run on a free socket folder and ended with it, and the page's tests in Debian's Chromium. Installs either package when
+# it is missing and we may.
 set -eu
+if ! command -v chromium >/dev/null; then
+	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's chromium package first" >&2; exit 1; }
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+fi
 bindir() { ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1; }
 if [ -z "$(bindir)" ]; then
 	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's postgresql package first" >&2; exit 1; }
@@ -17,3 +22,5 @@ trap cleanup EXIT INT TERM
 (cd / && as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/log" -o "-c listen_addresses= -c unix_socket_directories=$folder" start >/dev/null)
 "$bin/postgres" --version
 TEST_DATABASE_URL="postgresql://gaveurs@/postgres?host=$folder" .venv/bin/python -m pytest tests/integration
+chromium --version
+.venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider" tests/browser

@@ -56,7 +56,7 @@ export function drawTrend(svg, hours, now, format) {
   const hour = 3_600_000;
   const end = Math.floor(now / hour) * hour;
   const x = (moment) => right - ((end - moment) / (23 * hour)) * (right - left);
-  const known = hours.filter((one) => one.conformity !== null).map((one) => [Date.parse(one.bucket), one.conformity]);
+  const known = hours.map((one) => [Date.parse(one.bucket), one.conformity]).filter(([moment, part]) => part !== null && moment > end - 24 * hour);
   const low = Math.min(0.9, ...known.map(([, part]) => Math.floor(part * 10) / 10));
   const y = (part) => bottom - ((part - low) / (1 - low)) * (bottom - top);
   for (const part of [low, (1 + low) / 2, 1]) {

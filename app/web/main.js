@@ -15,7 +15,10 @@ const link = new LiveLink({
     if (linked === "lost" && state.link !== "lost") state.lostAt = now();
     const again = linked === "live" && state.link !== "live";
     state.link = linked;
-    if (again) refresh();
+    if (again) {
+      Object.assign(state, { arrivals: [], watchedSince: now() });
+      refresh();
+    }
     renderLink();
   },
 });
@@ -28,6 +31,7 @@ function hear(message) {
     state.arrivals.push(now());
     takeSample(message.data);
     renderLine();
+    if (state.loaded && !state.moreDevices && !state.devices.some((one) => one.device_id === message.data.device_id)) refreshSoon();
   } else if (message.type === "latest_sample" && message.data && fits(message.data)) { // the first one knows no filter
     takeSample(message.data);
   } else if (message.type === "alert") {
@@ -151,7 +155,7 @@ show("theme").addEventListener("click", () => {
 show("site").addEventListener("change", async (event) => {
   keep("site", event.target.value);
   Object.assign(state, {
-    site: event.target.value, newest: null, liver: null, dashboard: null, grades: {}, arrivals: [], alerts: new Map(), devices: [], loaded: false,
+    site: event.target.value, newest: null, liver: null, dashboard: null, grades: {}, arrivals: [], watchedSince: now(), alerts: new Map(), devices: [], loaded: false,
   });
   render();
   link.subscribe();

@@ -3,12 +3,14 @@ import { formats, texts } from "./texts.js";
 
 export const HOUR_MS = 3_600_000;
 export const MINUTE_MS = 60_000;
-const STALE_MS = 120_000; // without a liver for so long, the page says so
 const THEMES = ["auto", "light", "dark"];
 
 // An address like /?lang=fr&site=LL (a screen on the wall) goes before what the browser kept.
 const query = new URLSearchParams(location.search);
 const kept = (name, fallback) => query.get(name) ?? localStorage.getItem(`sqal-${name}`) ?? fallback;
+
+// Without a liver for so long the page says so; a slow line may set its own, in seconds: /?stale=600
+const STALE_MS = (Number(query.get("stale")) || 120) * 1_000;
 
 export const state = {
   theme: THEMES.includes(kept("theme", "auto")) ? kept("theme", "auto") : "auto",
@@ -23,6 +25,7 @@ export const state = {
   grades: {}, // of the running hour, counted on between two refreshes
   hour: 0,
   arrivals: [], // of the last minute
+  watchedSince: 0, // whether that is a minute yet
   alerts: new Map(),
   moreAlerts: false,
   devices: [],
@@ -41,6 +44,12 @@ export const now = () => Date.now() + state.clockAhead;
 export function isStale() {
   if (state.link !== "live" || !state.loaded) return false;
   return !state.newest || now() - Date.parse(state.newest.received_at) > STALE_MS;
+}
+
+// Livers a minute, from ten seconds on.
+export function perMinute() {
+  const watched = Math.min(now() - state.watchedSince, MINUTE_MS);
+  return watched < 10_000 ? null : (state.arrivals.length * MINUTE_MS) / watched;
 }
 
 export const fits = (item) => !state.site || item.site_code === null || item.site_code === state.site;

@@ -1,6 +1,6 @@
 // What the page shows: each function draws one part of `state`, and only what has changed.
 import { drawHeights, drawSpectrum, drawTrend } from "./drawings.js";
-import { HOUR_MS, MINUTE_MS, isStale, now, show, state } from "./state.js";
+import { HOUR_MS, MINUTE_MS, isStale, now, perMinute, show, state } from "./state.js";
 import { otherLanguage, texts } from "./texts.js";
 
 const GRADES = ["A+", "A", "B", "C", "REJECT", "NOT_GRADABLE"];
@@ -104,7 +104,8 @@ export function renderLine() {
   const all = counts.reduce((sum, one) => sum + one, 0);
   const graded = all - (state.grades.NOT_GRADABLE ?? 0);
   change(show("hour-count"), format.whole(all));
-  change(show("per-minute"), format.whole(state.arrivals.length));
+  const rate = perMinute();
+  change(show("per-minute"), rate === null ? "–" : format.whole(rate));
   change(show("conformity"), graded ? format.fine((graded - (state.grades.REJECT ?? 0)) / graded) : "–");
   const running = state.dashboard?.hours.find((one) => Date.parse(one.bucket) === Math.floor(now() / HOUR_MS) * HOUR_MS);
   change(show("average"), running?.score ? format.fine(running.score.average) : "–");

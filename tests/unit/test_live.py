@@ -39,7 +39,6 @@ def alert(number: int) -> dict[str, Any]:
     return {"id": number, "device_id": "D1", "site_code": "LL", "sample_id": f"alert {number}"}
 
 
-
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), min_size=1, max_size=8))
 def test_a_reader_gets_all_or_the_newest_of_each_device(groups: list[tuple[int, int]]) -> None:
     feed = LiveFeed(SystemClock())
