@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.core.clock import SystemClock
 from app.core.shutdown import SignalChain
-from app.routers import alerts, health, problems, quality, realtime, sensors, session, sqal, web
+from app.routers import alerts, exports, health, problems, quality, realtime, sensors, session, sqal, web
 from app.routers.middleware import Access, RequestLog
 from app.runtime import Runtime
 
@@ -64,5 +64,6 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.include_router(sqal.router)
     app.include_router(quality.router)
     app.include_router(alerts.router)
+    app.include_router(exports.router)
     app.include_router(session.router)
     return app

@@ -12,6 +12,7 @@ from app.sqal.alert_rules import AlertRules, AlertSettings
 from app.sqal.alerts import ReadingAlerts, log_alerts
 from app.sqal.codec import MessageCodec
 from app.sqal.devices import StateLimits
+from app.sqal.export import Exports
 from app.sqal.fleet import Fleet
 from app.sqal.intake import Intake
 from app.sqal.live import LiveFeed
@@ -49,6 +50,7 @@ class Resources:
     device_states: StateLimits
     watch: Watch
     live: LiveFeed
+    exports: Exports
 
 
 def make_databases(dsn: str, settings: Settings) -> tuple[Database, Database]:
@@ -142,4 +144,5 @@ def assemble(
             tell,
         ),
         live=live,
+        exports=Exports(reads),
     )

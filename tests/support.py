@@ -70,8 +70,8 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}/ws/sensors"
-        self._command = [sys.executable, "-m", "app.cli", command, "--port", str(self.port), "--data-dir", str(folder)]
-        self._command += arguments
+        self.command = [sys.executable, "-m", "app.cli", command, "--port", str(self.port), "--data-dir", str(folder)]
+        self.command += arguments
         clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_HOST")}
         # The reported recipe: tests choose a score by what their device reports.
         self._env = clean | {"LOG_LEVEL": "info", "DEFAULT_RECIPE": "sqal-1-reported"} | env
@@ -80,7 +80,7 @@ class Server:
 
     def start(self, *, wait: bool = True) -> Server:
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, env=self._env, stdout=log, stderr=log)
         if wait:
             self.wait_ready()
         return self

@@ -12,7 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from app.core.errors import CannotStartError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
     from fastapi import FastAPI
     from websockets.http11 import Request
@@ -23,12 +23,32 @@ FRAMES_EXTENSION: Final = "gaveurs.websocket.frames"
 _SHORT, _MEDIUM = 126, 65_536
 
 
-class FrameSink(Protocol):
-    """A connection that takes whole frames."""
+class TextMessage:
+    """A text message that may go to many: encoded once, and made into a frame once."""
 
-    async def ready(self) -> None: ...
+    __slots__ = ("_frame", "payload")
 
-    def write_frames(self, frames: bytes) -> None: ...
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        if self._frame is None:
+            self._frame = text_frame(self.payload)
+        return self._frame
+
+
+class TextSink(Protocol):
+    """A connection that takes text messages."""
+
+    async def ready(self) -> None:
+        """Returns when the peer has taken enough for more; OSError when it is gone."""
+        ...
+
+    def write_messages(self, messages: Sequence[TextMessage]) -> None:
+        """Without waiting; `ready` comes before and, for the last of them, after."""
+        ...
 
 
 class Utf8WebSocket(WebSocketsSansIOProtocol):
@@ -38,8 +58,8 @@ class Utf8WebSocket(WebSocketsSansIOProtocol):
     checked but not decoded. ASGI knows only str: a parser of UTF-8 would have every message decoded and encoded again
     for nothing.
 
-    `scope["extensions"][FRAMES_EXTENSION]` is a `FrameSink`: a message that goes to a hundred dashboards is made into a
-    frame (`text_frame`) once, and those of one moment go out in one write.
+    `scope["extensions"][FRAMES_EXTENSION]` is a `TextSink`: a message that goes to a hundred dashboards is made into a
+    frame once, and those of one moment go out in one write.
     """
 
     utf8_wanted = False
@@ -60,9 +80,9 @@ class Utf8WebSocket(WebSocketsSansIOProtocol):
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise ConnectionResetError("the peer is gone")
 
-    def write_frames(self, frames: bytes) -> None:
-        """Send whole frames at once, without waiting; `ready` comes before each call."""
-        self.transport.write(frames)
+    def write_messages(self, messages: Sequence[TextMessage]) -> None:
+        """Send them in one write, without waiting; `ready` comes before each call."""
+        self.transport.write(b"".join([message.frame for message in messages]))
 
     def send_receive_event_to_app(self) -> None:
         if not self.utf8_wanted or self.curr_msg_data_type != "text" or self.close_sent:
@@ -93,12 +113,25 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, length) + payload
 
 
-def frame_sink(scope: MutableMapping[str, Any]) -> FrameSink:
-    """Where whole frames of this connection go. Raises RuntimeError under a server that is not ours."""
-    sink: FrameSink | None = scope.get("extensions", {}).get(FRAMES_EXTENSION)
-    if sink is None:
-        raise RuntimeError("this server cannot send prepared frames; run the service with `gaveurs serve`")
-    return sink
+def text_sink(scope: MutableMapping[str, Any], send: Callable[[Any], Awaitable[None]]) -> TextSink:
+    """Where text messages of this connection go: in whole frames where the server can, else one by one."""
+    sink: TextSink | None = scope.get("extensions", {}).get(FRAMES_EXTENSION)
+    return _AsgiSink(send) if sink is None else sink
+
+
+class _AsgiSink:
+    """Under another server than ours."""
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._send = send
+        self._unsent: list[TextMessage] = []
+
+    async def ready(self) -> None:
+        while self._unsent:
+            await self._send({"type": "websocket.send", "text": self._unsent.pop(0).payload.decode()})
+
+    def write_messages(self, messages: Sequence[TextMessage]) -> None:
+        self._unsent += messages
 
 
 def want_utf8(scope: MutableMapping[str, Any]) -> None:

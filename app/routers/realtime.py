@@ -11,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from app.core.errors import AppError
 from app.core.logging import get_logger
 from app.core.security import Role
-from app.core.server import frame_sink
+from app.core.server import text_sink
 from app.dependencies import principal_of, runtime_of
 from app.routers.middleware import refuse
 from app.sqal.live_session import DashboardSession
@@ -39,7 +39,9 @@ class RealtimeEndpoint:
         peer = scope["client"][0] if scope.get("client") else None
         with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
             await send({"type": "websocket.accept"})
-            session = DashboardSession(resources.live, resources.reads, runtime.clock, receive, send, frame_sink(scope))
+            session = DashboardSession(
+                resources.live, resources.reads, runtime.clock, receive, send, text_sink(scope, send)
+            )
             with runtime.holding_dashboard(session, principal):
                 log.info("dashboard connected", peer=peer, principal=principal.id)
                 try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from app.core.clock import iso
-from app.core.server import text_frame
+from app.core.server import TextMessage
 from app.sqal.queries import as_item
 from app.sqal.reading import GRADES
 
@@ -66,23 +66,16 @@ class Entry:
     data: Mapping[str, Any] | None
     remote: bool = False
     """Committed by another process."""
-    _payload: bytes | None = None
-    _frame: bytes | None = None
+    _message: TextMessage | None = None
 
     @property
-    def payload(self) -> bytes:
-        """The message as JSON."""
-        if self._payload is None:
+    def message(self) -> TextMessage:
+        """As JSON text."""
+        if self._message is None:
             data = as_item(self.data) if self.kind == SAMPLE and self.data else self.data
-            self._payload = msgspec.json.encode({"type": self.kind, "timestamp": iso(self.at), "data": data})
-        return self._payload
-
-    @property
-    def frame(self) -> bytes:
-        """The message as a WebSocket frame."""
-        if self._frame is None:
-            self._frame = text_frame(self.payload)
-        return self._frame
+            encoded = msgspec.json.encode({"type": self.kind, "timestamp": iso(self.at), "data": data})
+            self._message = TextMessage(encoded)
+        return self._message
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +135,7 @@ class LiveFeed:
         self._append(
             Entry(
                 0, message.type, names.device_id, names.site_code, names.grade, names.bucket_time, self._clock.now(),
-                None, remote=True, _payload=payload,
+                None, remote=True, _message=TextMessage(payload),
             )
         )  # fmt: skip
 

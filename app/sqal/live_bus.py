@@ -104,7 +104,7 @@ class LiveBus:
             self._news.clear()
             entries, _ = take()
             if self._clock.monotonic() < self._wanted_until:
-                own = [entry.payload for entry in entries if not entry.remote]
+                own = [entry.message.payload for entry in entries if not entry.remote]
                 await self._notify(connection, [f"{self._id}:news:{packed}" for packed in pack(own)])
                 await asyncio.sleep(PUBLISH_EVERY_S)
 

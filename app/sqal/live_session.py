@@ -13,7 +13,7 @@ import msgspec
 from app.core.clock import iso
 from app.core.errors import AppError
 from app.core.logging import get_logger
-from app.core.server import text_frame
+from app.core.server import TextMessage
 from app.sqal.live import EVERYTHING, LiveFilter
 from app.sqal.queries import latest_sample
 from app.sqal.reading import GRADES
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.core.clock import Clock
     from app.core.database import Database
-    from app.core.server import FrameSink
+    from app.core.server import TextSink
     from app.sqal.live import LiveFeed
 
     Event = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ class DashboardSession:
     """The protocol of one connection. `run` returns when it has ended."""
 
     def __init__(
-        self, feed: LiveFeed, reads: Database, clock: Clock, receive: Receive, send: Send, sink: FrameSink
+        self, feed: LiveFeed, reads: Database, clock: Clock, receive: Receive, send: Send, sink: TextSink
     ) -> None:
         self._feed = feed
         self._reads = reads
@@ -64,7 +64,7 @@ class DashboardSession:
         self._receive = receive
         self._send = send
         self._sink = sink
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[TextMessage] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -105,6 +105,8 @@ class DashboardSession:
             await self._flush()  # the greeting does not wait for the database
             await self._say_latest()
             while True:
+                async with asyncio.timeout(SEND_DEADLINE_S):
+                    await self._sink.ready()
                 await self._news.wait()
                 self._news.clear()
                 await self._flush()
@@ -117,19 +119,18 @@ class DashboardSession:
         async with asyncio.timeout(SEND_DEADLINE_S):
             await self._sink.ready()
         began = time.perf_counter()
-        if frames := self._next_frames():  # taken only now: what a slow peer gets is as new as can be
-            self._sink.write_frames(frames)
+        if messages := self._next_messages():  # taken only now: what a slow peer gets is as new as can be
+            self._sink.write_messages(messages)
         self._feed.spend(time.perf_counter() - began)
 
-    def _next_frames(self) -> bytes:
-        frames = list(self._answers)
+    def _next_messages(self) -> list[TextMessage]:
+        messages = list(self._answers)
         self._answers.clear()
         self._room.set()
         entries, complete = self._reader.take()
         if not complete:
-            frames.append(self._frame({"type": "conflated"}))
-        frames += [entry.frame for entry in entries]
-        return b"".join(frames)
+            messages.append(self._message({"type": "conflated"}))
+        return messages + [entry.message for entry in entries]
 
     async def _say_latest(self) -> None:
         """The newest sample that was committed before this dashboard came; null when there is none, or none is known
@@ -163,7 +164,8 @@ class DashboardSession:
                 self._reader.wanted = wanted
                 self._say({"type": "subscribed", "filters": {name: getattr(wanted, name) for name in FILTERS}})
                 if (latest := self._feed.latest(wanted)) is not None:
-                    self._answers.append(text_frame(latest.payload.replace(b'"sensor_update"', b'"latest_sample"', 1)))
+                    renamed = latest.message.payload.replace(b'"sensor_update"', b'"latest_sample"', 1)
+                    self._answers.append(TextMessage(renamed))
             case "unsubscribe":
                 self._reader.wanted = None
                 self._say({"type": "unsubscribed"})
@@ -182,14 +184,14 @@ class DashboardSession:
             self._say({"type": "ping"})
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._answers.append(self._frame(message))
+        self._answers.append(self._message(message))
         if len(self._answers) >= MAX_ANSWERS:
             self._room.clear()
         self._news.set()
 
-    def _frame(self, message: dict[str, Any]) -> bytes:
+    def _message(self, message: dict[str, Any]) -> TextMessage:
         kind = message.pop("type")
-        return text_frame(msgspec.json.encode({"type": kind, "timestamp": iso(self._clock.now()), **message}))
+        return TextMessage(msgspec.json.encode({"type": kind, "timestamp": iso(self._clock.now()), **message}))
 
 
 def _read_command(event: Event) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -156,6 +157,21 @@ async def test_a_dashboard_on_one_process_sees_the_samples_of_the_other(dsn: str
         finally:
             for server in servers:
                 server.clean_up()
+
+
+async def test_the_feed_works_under_plain_uvicorn_too() -> None:
+    with data_folder() as folder:
+        server = Server(folder, DATA_DIR=str(folder))
+        server.command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(server.port)]
+        try:
+            server.start()
+            async with dashboard(server) as client, device(server) as box:
+                for _ in range(3):
+                    sent = sample()
+                    await box.ask(sent)
+                    assert (await until(client, "sensor_update"))["data"]["sample_id"] == sent["sample_id"]
+        finally:
+            server.clean_up()
 
 
 async def test_too_many_dashboards_are_refused_and_a_shutdown_closes_with_1012() -> None:

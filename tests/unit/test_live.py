@@ -32,7 +32,7 @@ def row(device: str = "D1", number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def names(entries: list[live.Entry]) -> list[tuple[str | None, str]]:
-    return [(entry.device_id, json.loads(entry.payload)["data"]["sample_id"]) for entry in entries]
+    return [(entry.device_id, json.loads(entry.message.payload)["data"]["sample_id"]) for entry in entries]
 
 
 def alert(number: int) -> dict[str, Any]:
