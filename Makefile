@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench soak check-system lock clean
+.PHONY: help install run test check bench bench-quality soak check-system lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL
 
 bench: .venv/.dev ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quality: .venv/.dev ## The same for grading, dashboards, regrading and figures
+	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 

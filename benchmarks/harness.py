@@ -56,14 +56,15 @@ async def database(folder: Path) -> AsyncIterator[str]:
 
 
 @contextmanager
-def server(kind: str, dsn: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+def server(kind: str, dsn: str, folder: Path, **settings: str) -> Iterator[tuple[int, psutil.Process]]:
     """`ours`, `ack_only` or `baseline` on the server's core; yields its port and process."""
     port = free_port()
     if kind == "ours":
         command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data-dir", str(folder / "server")]
     else:
         command = [sys.executable, "-m", "benchmarks.servers", kind, str(port), dsn]
-    environment = os.environ | {"DATABASE_URL": dsn, "LOG_LEVEL": "warning", "DEFAULT_RECIPE": "sqal-1-reported"}
+    own = {"DATABASE_URL": dsn, "LOG_LEVEL": "warning", "DEFAULT_RECIPE": "sqal-1-reported"}
+    environment = os.environ | own | settings
     process = subprocess.Popen(command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}))
     try:
         _await_up(process, port, "/health/ready" if kind == "ours" else None)
