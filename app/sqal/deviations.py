@@ -21,7 +21,6 @@ from app.sqal.body import (
     TERMS,
     ZONES,
     Fit,
-    evaluate,
     fit,
     from_moments,
     normal_equations,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 DISC_RADIUS_ZONES: Final = 1.5
 LONGEST_RUN: Final = 4  # zones of a disc in a row, and rows of a disc
-SLICE: Final = 128  # frames at once: what their arrays need still fits the core's cache
+SLICE: Final = 512  # frames at once: fewer cost more calls than they save cache
 GUESS_MM: Final = 15.0  # of a disc, where its fit begins
 LEAST_LEFT: Final = 0.3  # of a disc's zones, after what the body can take up
 
@@ -43,13 +42,14 @@ LEAST_LEFT: Final = 0.3  # of a disc's zones, after what the body can take up
 @dataclass(frozen=True, slots=True)
 class Search:
     """How hard to look. In mm2: `suspicion`, the linear score below which no disc is fitted, and the `evidence` that a
-    disc must show; a lower one than `least_mm` is none. `steps` of the body's fit, of each fit with a disc, and of the
-    fit without it that begins there.
+    disc must show; a lower one than `least_mm` is none. Quick steps of the body's fit, of each fit with a disc, and of
+    the fit without it that begins there; `exact_steps` end the latter two.
     """
 
     body_steps: int = 4
-    disc_steps: int = 5
-    back_steps: int = 2
+    disc_steps: int = 4
+    back_steps: int = 1
+    exact_steps: int = 2
     suspicion: float = 60.0
     evidence: float = 60.0
     least_mm: float = 12.0
@@ -100,32 +100,55 @@ def _runs(planes: Floats) -> Floats:
     return np.concatenate([*table, np.zeros_like(planes[:, :1])], axis=1)
 
 
-COARSE: Final = _discs(1.0)
 FINE: Final = _discs(0.25)
+
+
+def _boxes(planes: Floats) -> Floats:
+    """Sums over 3 x 3 zones about each, (planes, 64, frames): the discs whose centres are zones' centres."""
+    zones = planes.reshape(len(planes), SIDE, SIDE, -1)
+    rows = zones.copy()
+    rows[:, 1:] += zones[:, :-1]
+    rows[:, :-1] += zones[:, 1:]
+    boxes = rows.copy()
+    boxes[:, :, 1:] += rows[:, :, :-1]
+    boxes[:, :, :-1] += rows[:, :, 1:]
+    return boxes.reshape(planes.shape)
+
+
+BOX_SIZES: Final = _boxes(np.ones((1, ZONES, 1)))[0]
 
 
 class _Filter:
     """Scores discs by how much each, fitted with the body, would lower the sum of squares: linearised at a fit."""
 
     def __init__(self, fitted: Fit, weights: Floats, heights: Floats) -> None:
-        slopes = slopes_of(*evaluate(fitted.shape))
+        slopes = slopes_of(fitted.shape)
         rows, weighted = normal_equations(slopes, weights)
         self._system = Symmetric(rows)
-        planes = [*weighted, weights * fitted.residual, weights, (heights > PRODUCT_MM).astype(np.float64)]
-        self._runs = _runs(np.stack(planes))
+        inside = (heights > PRODUCT_MM).astype(np.float64)
+        self._planes = np.stack([*weighted, weights * fitted.residual, weights, inside])
 
-    def best(self, discs: Discs) -> tuple[Floats, NDArray[np.intp]]:
-        """(highest score, its disc) for each frame."""
-        sums = self._runs[:, discs.runs[:, 0]]
+    def coarse(self) -> Floats:
+        """The highest score of a disc about a zone's centre, for each frame."""
+        best: Floats = self._score(_boxes(self._planes), BOX_SIZES).max(axis=0)
+        return best
+
+    def best(self, discs: Discs) -> NDArray[np.intp]:
+        """The disc with the highest score, for each frame."""
+        runs = _runs(self._planes)
+        sums = runs[:, discs.runs[:, 0]]
         for column in range(1, LONGEST_RUN):
-            sums += self._runs[:, discs.runs[:, column]]
+            sums += runs[:, discs.runs[:, column]]
+        place: NDArray[np.intp] = self._score(sums, discs.sizes).argmax(axis=0)
+        return place
+
+    def _score(self, sums: Floats, sizes: Floats) -> Floats:
+        """(planes, discs, frames) sums over discs -> scores, 0 for what is no fair disc."""
         along, towards, own, inside = sums[:TERMS], sums[TERMS], sums[TERMS + 1], sums[TERMS + 2]
         left = own - self._system.quadratic(along)
         # At least half on the product, above the body, and not what another body would explain as well.
-        fair = (2.0 * inside >= discs.sizes) & (left > LEAST_LEFT) & (towards > 0.0)
-        score = np.where(fair, towards * towards / np.where(fair, left, 1.0), 0.0)
-        place = score.argmax(axis=0)
-        return np.take_along_axis(score, place[None], axis=0)[0], place
+        fair = (2.0 * inside >= sizes) & (left > LEAST_LEFT) & (towards > 0.0)
+        return np.where(fair, towards * towards / np.where(fair, left, 1.0), 0.0)
 
 
 def _some(fitted: Fit, frames: NDArray[np.intp]) -> Fit:
@@ -143,19 +166,19 @@ def strongest(heights: Floats, weights: Floats, search: Search) -> Found:
 
 def _strongest(heights: Floats, weights: Floats, search: Search) -> Found:
     body = fit(heights, weights, from_moments(heights), search.body_steps)
-    score, _ = _Filter(body, weights, heights).best(COARSE)
+    score = _Filter(body, weights, heights).coarse()
     mm, mask, residual = np.zeros(heights.shape[-1]), np.zeros(heights.shape), body.residual
     odd = np.nonzero(score > search.suspicion)[0]
     if len(odd):
         mine, own, first = heights[:, odd], weights[:, odd], _some(body, odd)
-        _, fine = _Filter(first, own, mine).best(FINE)
+        fine = _Filter(first, own, mine).best(FINE)
         disc = FINE.masks[fine].T
-        both = fit(mine, own, first.shape, search.disc_steps, disc)
+        both = fit(mine, own, first.shape, search.disc_steps, search.exact_steps, disc)
         without = mine - GUESS_MM * disc
-        other = fit(without, own, from_moments(without), search.disc_steps, disc)
+        other = fit(without, own, from_moments(without), search.disc_steps, search.exact_steps, disc)
         other.disc_mm = other.disc_mm + GUESS_MM
         both = both.take(other.squares < both.squares, other)
-        again = fit(mine, own, both.shape, search.back_steps)
+        again = fit(mine, own, both.shape, search.back_steps, search.exact_steps)
         alone = first.take(again.squares < first.squares, again)
         evident = (alone.squares - both.squares > search.evidence) & (both.disc_mm > search.least_mm)
         mm[odd], mask[:, odd] = np.where(evident, both.disc_mm, 0.0), np.where(evident, disc, 0.0)

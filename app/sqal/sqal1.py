@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-CHUNK: Final = 512  # frames at once: the few with a find are searched again together
+CHUNK: Final = 1_024  # frames at once: the few with a find are searched again together
 STANDARD_PITCH_MM: Final = (37.5, 22.5)  # the tray of 300 x 180 mm on 8 x 8 zones
 BANDS: Final = {
     "VOR": (0.25, 0.45, 0.20, 0.55),
@@ -72,7 +72,7 @@ class Sqal1Recipe:
         self._reject = {"defects": 5, "severity_above": 900_000}
         self.definition: Mapping[str, Any] = {
             "name": self.name,
-            "version": 1,
+            "version": 2,
             "weights": WEIGHTS,
             "thresholds": dict(THRESHOLDS),
             "reject": self._reject,

@@ -94,7 +94,7 @@ def test_a_planted_body_is_a_defect_and_lowers_the_score() -> None:
     bad[3:6, 4:7] -= 30
     judged = RECIPE.judge([frame(bad.ravel())], [NORMAL])
     assert judged.defects[0].number == 1
-    assert judged.defects[0].severities[0] == pytest.approx((30 - 12) / 35, abs=0.1)
+    assert judged.defects[0].severities[0] == pytest.approx((30 - 12) / 35, abs=0.15)  # heights scatter by 4 mm
     assert (grade(frame(bad.ravel())).tof or 0) < (grade(frame()).tof or 0)
 
 
