@@ -13,13 +13,12 @@ from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
 from app.core.errors import BadRequestError, CannotStartError
 from app.core.migrations import migrate
 from app.core.security import Role, create_key, list_keys, revoke_key
-from app.resources import make_quarantine, make_store
+from app.resources import make_quarantine, make_recipes, make_store
 from app.sqal.codec import MessageCodec
 from app.sqal.devices import StateLimits, configure_device, one_device
 from app.sqal.errors import RefusalError
 from app.sqal.prepare import Preparer
 from app.sqal.reading import is_site_code, read_device_id
-from app.sqal.recipe_book import recipe_book
 from app.sqal.recipes import register_recipes
 from app.sqal.regrade import Shift, regrade
 from app.sqal.replay import replay
@@ -117,7 +116,7 @@ async def set_device(
         read_device_id(device_id)
     except RefusalError as error:
         raise BadRequestError(error.reason) from error
-    if "recipe" in changes and changes["recipe"] not in recipe_book(settings.default_recipe, settings.site_recipes):
+    if "recipe" in changes and changes["recipe"] not in make_recipes(settings):
         raise BadRequestError("there is no such recipe")
     if "site_code" in changes and not is_site_code(changes["site_code"]):
         raise BadRequestError("a site code is two capital letters")
@@ -144,9 +143,11 @@ async def regrade_samples(
     connection: Connection, settings: Settings, recipe: str, time_from: datetime, time_to: datetime, *, dry_run: bool
 ) -> Shift:
     """Grade stored samples again. BadRequestError for an unknown recipe."""
-    recipes = recipe_book(settings.default_recipe, settings.site_recipes)
+    recipes = make_recipes(settings)
     if recipe not in recipes:
-        raise BadRequestError(f"there is no recipe {recipe!r}; known: {', '.join(one.name for one in recipes)}")
+        raise BadRequestError(
+            f"there is no recipe {recipe!r}; known: {', '.join(one.definition.name for one in recipes)}"
+        )
     recipe_id = (await register_recipes(connection, recipes))[recipe]
     return await regrade(connection, recipes[recipe], recipe_id, time_from, time_to, dry_run=dry_run)
 
@@ -155,6 +156,6 @@ async def replay_refused(connection: Connection, settings: Settings, entry_id: U
     """Send a refused message through ingest again, in this process."""
     codec = MessageCodec()
     quarantine = make_quarantine(settings, codec)
-    store = make_store(settings, recipe_book(settings.default_recipe, settings.site_recipes), codec, quarantine)
+    store = make_store(settings, make_recipes(settings), codec, quarantine)
     await store.register_recipes(connection)
     return await replay(connection, quarantine, store, Preparer(_clock), entry_id)

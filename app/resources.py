@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from app.core.database import Database
+from app.core.errors import CannotStartError
 from app.core.security import KeyRing
 from app.sqal.alert_rules import AlertRules, AlertSettings
 from app.sqal.alerts import ReadingAlerts, log_alerts
@@ -19,6 +20,7 @@ from app.sqal.live import LiveFeed
 from app.sqal.prepare import Preparer
 from app.sqal.quarantine import Quarantine
 from app.sqal.recipe_book import RecipeBook, recipe_book
+from app.sqal.recipe_files import RecipeFileError, read_recipes
 from app.sqal.retention import Housekeeper
 from app.sqal.session import Ingest
 from app.sqal.store import SampleStore
@@ -51,6 +53,18 @@ class Resources:
     watch: Watch
     live: LiveFeed
     exports: Exports
+
+
+def make_recipes(settings: Settings) -> RecipeBook:
+    """Shipped recipes and those of RECIPES_DIR. Raises CannotStartError, whose text names the file and line."""
+    try:
+        definitions = read_recipes(settings.recipes_dir) if settings.recipes_dir else []
+    except RecipeFileError as error:
+        raise CannotStartError(str(error)) from error
+    try:
+        return recipe_book(settings.default_recipe, settings.site_recipes, definitions)
+    except ValueError as error:
+        raise CannotStartError(f"DEFAULT_RECIPE or SITE_RECIPES: {error}") from error
 
 
 def make_databases(dsn: str, settings: Settings) -> tuple[Database, Database]:
@@ -93,7 +107,7 @@ def assemble(
 ) -> Resources:
     """Everything, knowing each other; nothing runs yet."""
     codec = MessageCodec()
-    recipes = recipe_book(settings.default_recipe, settings.site_recipes)
+    recipes = make_recipes(settings)
     quarantine = make_quarantine(settings, codec)
     retention = timedelta(days=settings.sample_retention_days)
     intake = Intake(settings.ingest_queue_rows, settings.ingest_queue_bytes)

@@ -21,12 +21,11 @@ from app.core.logging import get_logger
 from app.core.migrations import migrate
 from app.core.security import CACHE_S, still_valid
 from app.core.sockets import Sockets
-from app.resources import Resources, assemble, make_databases
+from app.resources import Resources, assemble, make_databases, make_recipes
 from app.sqal.alerts import log_alerts
 from app.sqal.availability import Availability
 from app.sqal.committer import Committer, GroupLimits
 from app.sqal.live_bus import LiveBus
-from app.sqal.recipe_book import recipe_book
 from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED
 
 if TYPE_CHECKING:
@@ -97,10 +96,7 @@ class Runtime:
 
     def prepare(self) -> None:
         """Check what only a person can mend; raises CannotStartError, whose text is one clear line. Once is enough."""
-        try:
-            recipe_book(self.settings.default_recipe, self.settings.site_recipes)
-        except ValueError as error:
-            raise CannotStartError(f"DEFAULT_RECIPE or SITE_RECIPES: {error}") from error
+        make_recipes(self.settings)
         if self.settings.database_url is None and self._embedded is None:
             embedded = EmbeddedPostgres(self.settings.data_dir)
             embedded.prepare()

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     ingest_max_wait_s: float = Field(default=5.0, gt=0, le=300, description="then a waiting sample is answered `busy`")
     sites: Annotated[tuple[str, ...], NoDecode] = ("LL", "LS", "MT")
     default_recipe: str = Field(default="sqal-1", description="what it cannot grade goes to sqal-1-reported")
+    recipes_dir: Path | None = Field(default=None, description="more recipes, a TOML file each")
     site_recipes: Annotated[dict[str, str], NoDecode] = Field(default={}, description="LL=sqal-1,MT=...")
 
     # Keeping.

@@ -65,6 +65,7 @@ def ingest(dsn: str, folder: Path, seconds: float) -> None:
         "`sqal-1-reported`": ({}, 0),
         "`sqal-1-reported`, 100 dashboards (one never reads)": ({}, 100),
         "`sqal-1`": ({"DEFAULT_RECIPE": "sqal-1"}, 0),
+        "`sqal-1`, groups of up to 512": ({"DEFAULT_RECIPE": "sqal-1", "INGEST_GROUP_ROWS": "512"}, 0),
     }
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     spent: dict[str, list[float]] = {name: [] for name in contenders}
@@ -185,7 +186,7 @@ async def run(folder: Path, seconds: float) -> None:
         await migrate(dsn)
         grading()
         await asyncio.to_thread(ingest, dsn, folder, seconds)
-        connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
+        connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC", "jit": "off"})
         await regrading(dsn, connection)
         await reads(connection)
         await connection.close()

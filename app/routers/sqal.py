@@ -147,7 +147,7 @@ async def explanation(
     """Why it has its grade: scores, reasons by code, and surface and spectrum derived anew from the stored frame."""
     clean(device_id, sample_id)
     async with resources.reads.connection() as connection:
-        return await explain_sample(connection, resources.recipes.sqal1, device_id, sample_id, device_time)
+        return await explain_sample(connection, resources.recipes, device_id, sample_id, device_time)
 
 
 @router.get("/samples/{device_id}/{sample_id:path}", response_model=models.Sample)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.sqal.frame import MICRO
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.recipes import THRESHOLDS
+from app.sqal.recipe_definition import REPORTED, SHIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WARNING: Final = "warning"
 CRITICAL: Final = "critical"
-_LEAST_ACCEPTED: Final = min(least for _, least in THRESHOLDS if least)
+_LEAST_ACCEPTED: Final = min(least for _, least in SHIPPED[REPORTED].ladder if least)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from app.sqal.body import SIDE
 from app.sqal.frame import MICRO, side_of
 from app.sqal.queries import find_sample
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.recipes import THRESHOLDS, WEIGHTS, DeviceProfile
+from app.sqal.recipe_definition import SQAL1
+from app.sqal.recipes import DeviceProfile
 from app.sqal.spectrum import RATIOS
-from app.sqal.sqal1 import BANDS, Sqal1Recipe
+from app.sqal.sqal1 import Sqal1Recipe
 from app.sqal.surface import LEAST_ZONES
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from app.core.database import Connection
+    from app.sqal.recipe_book import RecipeBook
+    from app.sqal.recipe_definition import Definition
     from app.sqal.sqal1 import Judgement
 
 COLUMNS: Final = "s.frame, s.profile, s.grade, s.score, s.tof_score, s.spectral_score, s.device_time, r.name AS recipe"
@@ -31,12 +34,14 @@ DENSITY_G_PER_MM3: Final = 0.947e-3
 
 
 async def explain_sample(
-    connection: Connection, recipe: Sqal1Recipe, device_id: str, sample_id: str, device_time: datetime | None
+    connection: Connection, book: RecipeBook, device_id: str, sample_id: str, device_time: datetime | None
 ) -> dict[str, Any]:
     """The newest sample under these names, explained. NotFoundError when there is none."""
     sample = await find_sample(connection, COLUMNS, device_id, sample_id, device_time)
-    judged = _judge(recipe, sample)
-    derived = _derived(recipe, judged) if judged else None
+    own = book[sample["recipe"]] if sample["recipe"] in book else book[SQAL1]
+    deriving = own if isinstance(own, Sqal1Recipe) else Sqal1Recipe()
+    judged = _judge(deriving, sample)
+    derived = _derived(deriving.definition, judged) if judged else None
     return {
         "device_id": device_id,
         "sample_id": sample_id,
@@ -46,9 +51,9 @@ async def explain_sample(
         "score": _unit(sample["score"]) if sample["grade"] != NOT_GRADABLE else None,
         "tof_score": _unit(sample["tof_score"]),
         "spectral_score": _unit(sample["spectral_score"]),
-        "weights": {name: value / MICRO for name, value in WEIGHTS.items()},
-        "thresholds": {grade: least / MICRO for grade, least in THRESHOLDS},
-        "reasons": list(_reasons(sample, derived)),
+        "weights": dict(own.definition.weights),
+        "thresholds": dict(own.definition.thresholds),
+        "reasons": list(_reasons(sample, own.definition, derived)),
         "derived": derived,
     }
 
@@ -60,7 +65,7 @@ def _judge(recipe: Sqal1Recipe, sample: asyncpg.Record) -> Judgement | None:
     return recipe.judge([sample["frame"]], [DeviceProfile(profile=sample["profile"])])
 
 
-def _derived(recipe: Sqal1Recipe, judged: Judgement) -> dict[str, Any]:
+def _derived(definition: Definition, judged: Judgement) -> dict[str, Any]:
     surface, spectrum = judged.surface, judged.spectrum
     volume = float(surface.volume_mm3[0])
     has_body, has_spectrum = bool(surface.judged[0]), bool(spectrum.judged[0])
@@ -72,10 +77,10 @@ def _derived(recipe: Sqal1Recipe, judged: Judgement) -> dict[str, Any]:
             "zones": [list(divmod(int(zone), SIDE)) for zone in surface.deviation_zones[number, :, 0].nonzero()[0]],
         }
         for number in range(len(surface.deviations_mm))
-        if surface.deviations_mm[number, 0] > recipe.least_defect_mm
+        if surface.deviations_mm[number, 0] > definition.search.least_mm
     ]
     return {
-        "by": {"name": recipe.name, "hash": recipe.hash},
+        "by": {"name": definition.name, "hash": definition.hash},
         "usable_zones": float(surface.usable_zones[0]),
         "has_body": has_body,
         "has_spectrum": has_spectrum,
@@ -84,32 +89,35 @@ def _derived(recipe: Sqal1Recipe, judged: Judgement) -> dict[str, Any]:
         "mass_g": volume * DENSITY_G_PER_MM3 if has_body else None,
         "roughness_mm": float(surface.roughness_mm[0]) if has_body else None,
         "defects": defects,
-        "ratios": [_ratio(name, float(value)) for name, value in zip(RATIOS, spectrum.ratios[:, 0], strict=True)]
-        if has_spectrum
-        else [],
+        "ratios": [
+            _ratio(name, definition.bands[name], float(value))
+            for name, value in zip(RATIOS, spectrum.ratios[:, 0], strict=True)
+            if has_spectrum
+        ],
     }
 
 
-def _ratio(name: str, value: float) -> dict[str, Any]:
-    low, high, least, most = BANDS[name]
+def _ratio(name: str, band: tuple[float, float, float, float], value: float) -> dict[str, Any]:
+    low, high, least, most = band
     state = "optimal" if low <= value <= high else "acceptable" if least <= value <= most else "outside"
     return {"name": name, "value": value, "optimal": [low, high], "acceptable": [least, most], "state": state}
 
 
-def _reasons(sample: asyncpg.Record, derived: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _reasons(
+    sample: asyncpg.Record, definition: Definition, derived: dict[str, Any] | None
+) -> Iterator[dict[str, Any]]:
     """In the order of their weight; each with a code, which a page can say in its own words."""
-    grade, by_device = sample["grade"], sample["recipe"] != Sqal1Recipe.name
+    grade, by_device = sample["grade"], definition.engine != SQAL1
     if grade == NOT_GRADABLE:
         yield from _obstacles(derived, by_device=by_device)
         return
     defects = derived["defects"] if derived and not by_device else []
-    bounds = dict(zip((name for name, _ in THRESHOLDS), (None, *(least for _, least in THRESHOLDS)), strict=False))
-    least = dict(THRESHOLDS)[grade]
-    if grade == "REJECT" and sample["score"] >= min(value for _, value in THRESHOLDS if value):
+    names, limits = zip(*definition.ladder, strict=True)
+    place = names.index(grade)
+    if grade == "REJECT" and sample["score"] >= limits[-2]:
         yield {"code": "rejected_for_defects", "defects": len(defects)}
     else:
-        upper = bounds[grade]
-        yield {"code": "score", "least": least / MICRO, "below": upper / MICRO if upper else None}
+        yield {"code": "score", "least": limits[place] / MICRO, "below": limits[place - 1] / MICRO if place else None}
     weaker = "tof" if sample["tof_score"] < sample["spectral_score"] else "spectral"
     yield {"code": f"weaker_{weaker}", "score": sample[f"{weaker}_score"] / MICRO}
     for defect in defects:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.sqal.deviations import Search
 from app.sqal.proving import LABELS, LEAST_FOUND, MOST_BIAS, MOST_FLAGGED_CLEAN, PLANTED_MM, Proof, prove, random_frames
+from app.sqal.recipe_definition import SHIPPED, SQAL1
 from app.sqal.recipes import DeviceProfile
 from app.sqal.sqal1 import Sqal1Recipe
 
@@ -87,7 +88,7 @@ def _efforts(count: int, seed: int) -> str:
     ]
     costs = dict(_costs(seed))
     for name, search in EFFORTS.items():
-        flagged = prove(count, seed, Sqal1Recipe(search)).flagged
+        flagged = prove(count, seed, Sqal1Recipe(SHIPPED[SQAL1].with_search(search))).flagged
         found = " | ".join(f"{flagged[planted]:.1%}" for planted in (0.0, 15.0, 20.0, 25.0))
         rows.append(f"| {name} | {found} | {costs[name]:.0f} | {costs[name] / costs['as shipped']:.2f} |")
     return "\n".join(rows)
@@ -97,7 +98,7 @@ def _costs(seed: int) -> Iterator[tuple[str, float]]:
     """Microseconds a sample of each effort: the best of seven, side by side."""
     frames = random_frames(GROUP, seed)
     profiles = [DeviceProfile()] * GROUP
-    recipes = {name: Sqal1Recipe(search) for name, search in EFFORTS.items()}
+    recipes = {name: Sqal1Recipe(SHIPPED[SQAL1].with_search(search)) for name, search in EFFORTS.items()}
     best = dict.fromkeys(recipes, float("inf"))
     for _ in range(7):
         for name, recipe in recipes.items():

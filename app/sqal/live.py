@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from app.core.clock import Clock
 
-LOG_ENTRIES: Final = 512
+LOG_ENTRIES: Final = 256
 DEVICES: Final = 4_096  # whose newest sample is remembered; the longest silent goes first
 ALERTS: Final = 256
-SHARE: Final = 0.05  # of the process, for sending
-ROUND_S: Final = 0.05
+SHARE: Final = 0.03  # of the process, for sending
+ROUND_S: Final = 0.1
 LONGEST_ROUND_S: Final = 2.0
 SAMPLE: Final = "sensor_update"
 ALERT: Final = "alert"

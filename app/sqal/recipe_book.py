@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from app.sqal.recipe_definition import REPORTED, SHIPPED, SQAL1, Definition
 from app.sqal.recipes import Recipe, ReportedRecipe
 from app.sqal.sqal1 import Sqal1Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class RecipeBook:
@@ -19,10 +20,10 @@ class RecipeBook:
     """
 
     def __init__(self, recipes: Sequence[Recipe], default: str, by_site: Mapping[str, str] | None = None) -> None:
-        self._by_name = {recipe.name: recipe for recipe in recipes}
+        self._by_name = {recipe.definition.name: recipe for recipe in recipes}
         self._default = self[default]
         self._by_site = {site: self[name] for site, name in (by_site or {}).items()}
-        self._fallback = self[ReportedRecipe.name]
+        self._fallback = self[REPORTED]
 
     def __iter__(self) -> Iterator[Recipe]:
         return iter(self._by_name.values())
@@ -36,11 +37,6 @@ class RecipeBook:
             raise ValueError(f"there is no recipe {name!r}; known: {', '.join(self._by_name)}")
         return self._by_name[name]
 
-    @property
-    def sqal1(self) -> Sqal1Recipe:
-        """The recipe that derives surface and spectrum, whichever grades."""
-        return next(recipe for recipe in self if isinstance(recipe, Sqal1Recipe))
-
     def choose(self, of_device: str | None, site_code: str | None, frame: bytes) -> Recipe:
         """The recipe for a frame. A device's that is not known here (from a newer release) counts as none."""
         if of_device is not None and of_device in self._by_name:
@@ -49,6 +45,12 @@ class RecipeBook:
         return recipe if recipe.can_grade(frame) else self._fallback
 
 
-def recipe_book(default: str, by_site: Mapping[str, str] | None = None) -> RecipeBook:
-    """All shipped recipes. Raises ValueError when `default` or a site's is none of them."""
-    return RecipeBook([ReportedRecipe(), Sqal1Recipe()], default, by_site)
+ENGINES: Final[dict[str, Callable[[Definition], Recipe]]] = {SQAL1: Sqal1Recipe, REPORTED: ReportedRecipe}
+
+
+def recipe_book(
+    default: str, by_site: Mapping[str, str] | None = None, definitions: Iterable[Definition] = ()
+) -> RecipeBook:
+    """The shipped recipes and those of `definitions`. ValueError when `default` or a site's is none of them."""
+    recipes = [ENGINES[one.engine](one) for one in (*SHIPPED.values(), *definitions)]
+    return RecipeBook(recipes, default, by_site)

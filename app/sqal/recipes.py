@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.sqal.frame import ABSENT, MICRO, decode_reported
 from app.sqal.reading import GRADES, NOT_GRADABLE
+from app.sqal.recipe_definition import REPORTED, SHIPPED, Definition, micro
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from app.core.database import Connection
-
-WEIGHTS: Final = {"tof": 600_000, "spectral": 400_000}
-THRESHOLDS: Final = (("A+", 850_000), ("A", 750_000), ("B", 600_000), ("C", 450_000), ("REJECT", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +43,7 @@ class Grading:
 class Recipe(Protocol):
     """One way of grading. The same frame and profile give the same grading bit for bit, alone or in a group."""
 
-    name: str
-    definition: Mapping[str, Any]
-    hash: str
+    definition: Definition
     costly: bool
     """Whether a group takes so long that it belongs in a thread."""
 
@@ -61,19 +56,26 @@ class Recipe(Protocol):
         ...
 
 
-def definition_hash(definition: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of a recipe's definition."""
-    return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+class Scale:
+    """A definition's weights and thresholds, in integers of 1e-6."""
 
+    def __init__(self, definition: Definition) -> None:
+        self._tof, self._spectral = micro(definition.weights["tof"]), micro(definition.weights["spectral"])
+        self._ladder = definition.ladder
+        self._severity_above = micro(definition.reject_severity_above)
+        self._defects = definition.reject_defects
 
-def weigh(tof: int, spectral: int) -> int:
-    """The sub-scores by `WEIGHTS`, in integers of 1e-6, halves rounded up."""
-    return (WEIGHTS["tof"] * tof + WEIGHTS["spectral"] * spectral + MICRO // 2) // MICRO
+    def weigh(self, tof: int, spectral: int) -> int:
+        """The sub-scores by their weights, halves rounded up."""
+        return (self._tof * tof + self._spectral * spectral + MICRO // 2) // MICRO
 
+    def grade(self, score: int) -> str:
+        """The best grade whose threshold `score` reaches."""
+        return next(grade for grade, least in self._ladder if score >= least)
 
-def grade_for(score: int, thresholds: Sequence[tuple[str, int]] = THRESHOLDS) -> str:
-    """The best grade whose threshold `score` (1e-6) reaches."""
-    return next(grade for grade, least in thresholds if score >= least)
+    def rejects(self, defects: int, worst_severity: float) -> bool:
+        """The hard rule, which no score overrides; `worst_severity` in 1e-6."""
+        return defects >= self._defects or worst_severity > self._severity_above
 
 
 def claim_disagrees(claimed_grade: str | None, claimed_compliant: bool | None, grade: str) -> bool:
@@ -91,18 +93,11 @@ class ReportedRecipe:
     device's defect list counts only when its record says that it is trusted; then 5 defects, or one above 0.9, reject.
     """
 
-    name = "sqal-1-reported"
     costly = False
-    definition: Mapping[str, Any] = {
-        "name": "sqal-1-reported",
-        "version": 1,
-        "weights": WEIGHTS,
-        "thresholds": dict(THRESHOLDS),
-        "reject": {"defects": 5, "severity_above": 900_000},
-    }
 
-    def __init__(self) -> None:
-        self.hash = definition_hash(self.definition)
+    def __init__(self, definition: Definition = SHIPPED[REPORTED]) -> None:
+        self.definition = definition
+        self._scale = Scale(definition)
 
     def can_grade(self, frame: bytes) -> bool:  # noqa: ARG002 - it needs nothing
         return True
@@ -114,12 +109,9 @@ class ReportedRecipe:
         reported = decode_reported(frame)
         score, grade = None, NOT_GRADABLE
         if ABSENT not in (reported.tof, reported.spectral):
-            score = weigh(reported.tof, reported.spectral)
-            hard = self.definition["reject"]
-            rejected = profile.trust_defects and (
-                reported.defects >= hard["defects"] or reported.worst_severity > hard["severity_above"]
-            )
-            grade = "REJECT" if rejected else grade_for(score)
+            score = self._scale.weigh(reported.tof, reported.spectral)
+            rejected = profile.trust_defects and self._scale.rejects(reported.defects, reported.worst_severity)
+            grade = "REJECT" if rejected else self._scale.grade(score)
         return Grading(
             grade=grade,
             score=score,
@@ -142,19 +134,21 @@ async def register_recipes(connection: Connection, recipes: Iterable[Recipe]) ->
     for recipe in recipes:
         await connection.execute(
             "INSERT INTO recipes (name, hash, definition) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            recipe.name,
-            recipe.hash,
-            json.dumps(recipe.definition),
+            recipe.definition.name,
+            recipe.definition.hash,
+            json.dumps(recipe.definition.as_data()),
         )
-        numbers[recipe.name] = await connection.fetchval(
-            "SELECT recipe_id FROM recipes WHERE name = $1 AND hash = $2", recipe.name, recipe.hash
+        numbers[recipe.definition.name] = await connection.fetchval(
+            "SELECT recipe_id FROM recipes WHERE name = $1 AND hash = $2",
+            recipe.definition.name,
+            recipe.definition.hash,
         )
     return numbers
 
 
 async def list_recipes(connection: Connection, known: Iterable[Recipe]) -> list[dict[str, Any]]:
     """All recipes that were ever registered, newest first."""
-    hashes = {recipe.hash for recipe in known}
+    hashes = {recipe.definition.hash for recipe in known}
     return [
         {
             "name": record["name"],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from app.sqal import rollups
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from app.core.database import Connection
     from app.sqal.recipes import Recipe
 
-CHUNK: Final = 4_096  # samples in memory at once
+CHUNK: Final = 4_096  # samples in memory at once, twice
+THREADS: Final = os.cpu_count() or 1  # array arithmetic does not hold the interpreter
 _DISAGREES: Final = int(Flag.CLAIM_DISAGREES)
 # Hours that the range touches; the rollups know them all.
 HOURS: Final = """
@@ -102,10 +105,13 @@ class _Regrading:
         """One device's hour, in the caller's transaction."""
         shift = Shift()
         cursor = await self.connection.cursor(SAMPLES, device_id, bucket, self.time_from, self.time_to)
-        while chunk := await cursor.fetch(CHUNK):
-            changes = await self._grade(chunk, shift)
+        chunk = await cursor.fetch(CHUNK)
+        while chunk:
+            # The database reads on while this process grades.
+            changes, following = await asyncio.gather(self._grade(chunk, shift), cursor.fetch(CHUNK))
             if changes and not self.dry_run:
                 await self.connection.execute(UPDATE, *map(list, zip(*changes, strict=True)))
+            chunk = following
         if shift.changed and not self.dry_run:
             await rollups.make_anew(self.connection, device_id, bucket)
         return shift
@@ -117,9 +123,15 @@ class _Regrading:
             DeviceProfile(profile=sample["profile"], trust_defects=sample["device_id"] in self.trusted)
             for sample in samples
         ]
-        gradings = await asyncio.to_thread(self.recipe.grade, frames, profiles)
+        part = -(-len(frames) // THREADS)
+        parts = await asyncio.gather(
+            *(
+                asyncio.to_thread(self.recipe.grade, frames[at : at + part], profiles[at : at + part])
+                for at in range(0, len(frames), part)
+            )
+        )
         changes = []
-        for sample, grading in zip(samples, gradings, strict=True):
+        for sample, grading in zip(samples, chain.from_iterable(parts), strict=True):
             shift.grades[sample["grade"], grading.grade] += 1
             values = _values(sample, grading, self.recipe_id)
             if values != tuple(sample[column] for column in _GRADED):

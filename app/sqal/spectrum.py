@@ -27,6 +27,22 @@ LEAST_WEIGHT: Final = 0.3
 EDGE_LOSS: Final = 0.3  # of the weight, across the acceptable band
 ANOMALY_LOSS: Final = 0.10
 MOST_ANOMALY_LOSS: Final = 0.5
+FRESHNESS: Final = {"VOR": 0.6, "FMI": 0.4}
+FAT_QUALITY: Final = {"LOI": 0.6, "OOI": 0.4}
+SCORE: Final = {"freshness": 0.35, "fat_quality": 0.45, "color_uniformity": 0.20}
+# All of it, for a recipe's hash.
+CONSTANTS: Final = {
+    "dark_counts": DARK_COUNTS,
+    "count_step_ms": COUNT_STEP_MS,
+    "too_many_bands": TOO_MANY_BANDS,
+    "least_weight": LEAST_WEIGHT,
+    "edge_loss": EDGE_LOSS,
+    "anomaly_loss": ANOMALY_LOSS,
+    "most_anomaly_loss": MOST_ANOMALY_LOSS,
+    "freshness": FRESHNESS,
+    "fat_quality": FAT_QUALITY,
+    "score": SCORE,
+}
 _CLEAR: Final = CHANNELS.index("Clear")
 _F = {name.split("_", maxsplit=1)[0]: number for number, name in enumerate(CHANNELS)}
 # Numerator and denominator of each ratio.
@@ -91,9 +107,10 @@ def read_spectrum(
         anomalies = anomalies + ((ratio < least) | (ratio > most))
         weights[name] = weight(ratio, low, high, least, most)
         ratios.append(ratio)
-    freshness = 0.6 * weights["VOR"] + 0.4 * weights["FMI"]
-    fat_quality = 0.6 * weights["LOI"] + 0.4 * weights["OOI"]
+    freshness = FRESHNESS["VOR"] * weights["VOR"] + FRESHNESS["FMI"] * weights["FMI"]
+    fat_quality = FAT_QUALITY["LOI"] * weights["LOI"] + FAT_QUALITY["OOI"] * weights["OOI"]
     color = weights["DIS"]
     loss = np.minimum(ANOMALY_LOSS * anomalies, MOST_ANOMALY_LOSS)
-    score = np.maximum(0.0, 0.35 * freshness + 0.45 * fat_quality + 0.20 * color - loss)
+    weighed = SCORE["freshness"] * freshness + SCORE["fat_quality"] * fat_quality + SCORE["color_uniformity"] * color
+    score = np.maximum(0.0, weighed - loss)
     return Spectrum(judged, np.stack(ratios), freshness, fat_quality, 1.0 - fat_quality, color, anomalies, score)

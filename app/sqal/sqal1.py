@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from app.sqal.body import SIDE, ZONES
-from app.sqal.deviations import Search
 from app.sqal.frame import MICRO, side_of, stack_planes
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.recipes import THRESHOLDS, WEIGHTS, Grading, definition_hash, grade_for, weigh
+from app.sqal.recipe_definition import SHIPPED, SQAL1, STANDARD_PITCH_MM, Definition
+from app.sqal.recipes import Grading, Scale
 from app.sqal.spectrum import Spectrum, read_spectrum
 from app.sqal.surface import Surface, components, read_surface, zone_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 CHUNK: Final = 1_024  # frames at once: the few with a find are searched again together
-STANDARD_PITCH_MM: Final = (37.5, 22.5)  # the tray of 300 x 180 mm on 8 x 8 zones
-BANDS: Final = {
-    "VOR": (0.25, 0.45, 0.20, 0.55),
-    "NVR": (1.2, 1.8, 1.0, 2.0),
-    "DIS": (1.3, 1.7, 1.1, 2.0),
-    "LOI": (0.8, 1.2, 0.7, 1.4),
-    "FMI": (0.35, 0.65, 0.25, 0.75),
-    "OOI": (0.5, 0.8, 0.4, 0.9),
-}
 
 
 class Defects(NamedTuple):
@@ -58,37 +48,12 @@ class Sqal1Recipe:
     Sources: the grading section of the domain description; `docs/grading.md` has the figures on synthetic livers.
     """
 
-    name = "sqal-1"
     costly = True
 
-    def __init__(
-        self, search: Search | None = None, pitches_mm: Mapping[str, tuple[float, float]] | None = None
-    ) -> None:
-        self._search = search or Search()
-        self._areas_mm2 = {profile: x * y for profile, (x, y) in (pitches_mm or {}).items()}
-        self._volume = {"ideal_mm3": 554_000.0, "zero_at": 0.6}
-        self._severity = {"from_mm": self._search.least_mm, "over_mm": 35.0}
-        self._roughness_mm = 5.0
-        self._reject = {"defects": 5, "severity_above": 900_000}
-        self.definition: Mapping[str, Any] = {
-            "name": self.name,
-            "version": 2,
-            "weights": WEIGHTS,
-            "thresholds": dict(THRESHOLDS),
-            "reject": self._reject,
-            "pitch_mm": {"": STANDARD_PITCH_MM} | dict(pitches_mm or {}),
-            "volume": self._volume,
-            "severity": self._severity,
-            "roughness_mm": self._roughness_mm,
-            "search": asdict(self._search),
-            "bands": BANDS,
-        }
-        self.hash = definition_hash(self.definition)
-
-    @property
-    def least_defect_mm(self) -> float:
-        """A deviation no higher than this is no defect."""
-        return self._severity["from_mm"]
+    def __init__(self, definition: Definition = SHIPPED[SQAL1]) -> None:
+        self.definition = definition
+        self._scale = Scale(definition)
+        self._areas_mm2 = {profile: x * y for profile, (x, y) in definition.pitch_mm.items()}
 
     def can_grade(self, frame: bytes) -> bool:
         return side_of(frame) == SIDE
@@ -102,22 +67,26 @@ class Sqal1Recipe:
 
     def judge(self, frames: Sequence[bytes], profiles: Sequence[DeviceProfile]) -> Judgement:
         """What is derived from at most `CHUNK` frames."""
+        of = self.definition
         planes = stack_planes(frames, side=SIDE)
         standard = STANDARD_PITCH_MM[0] * STANDARD_PITCH_MM[1]
         areas = np.array([self._areas_mm2.get(profile.profile or "", standard) for profile in profiles])
         weights = np.where(planes.complete, zone_weights(planes.status), 0.0)
-        surface = read_surface(planes.distances, weights, areas, self._search)
-        spectrum = read_spectrum(planes.counts, planes.integration_ms, BANDS)
+        surface = read_surface(planes.distances, weights, areas, of.search)
+        spectrum = read_spectrum(planes.counts, planes.integration_ms, of.bands)
         defects, clear = self._defects(surface)
-        off = np.abs(surface.volume_mm3 / self._volume["ideal_mm3"] - 1.0) / self._volume["zero_at"]
-        smooth = 1.0 / (1.0 + surface.roughness_mm / self._roughness_mm)
+        off = np.abs(surface.volume_mm3 / of.volume_ideal_mm3 - 1.0) / of.volume_zero_at
+        smooth = 1.0 / (1.0 + surface.roughness_mm / of.roughness_mm)
         base = 0.5 * np.maximum(0.0, 1.0 - off) + 0.3 * smooth + 0.2 * (surface.usable_zones / ZONES)
         return Judgement(surface, spectrum, defects, base * clear)
 
     def _defects(self, surface: Surface) -> tuple[list[Defects], Floats]:
         """Each frame's defects, and the product of 1 - severity over them."""
         severity = np.minimum(
-            np.maximum((surface.deviations_mm - self._severity["from_mm"]) / self._severity["over_mm"], 0.0), 1.0
+            np.maximum(
+                (surface.deviations_mm - self.definition.search.least_mm) / self.definition.severity_over_mm, 0.0
+            ),
+            1.0,
         )
         clear = np.ones(severity.shape[-1])
         for one in severity:
@@ -151,10 +120,9 @@ class Sqal1Recipe:
         known = indices if has_spectrum else (None,) * len(indices)
         if not (has_body and has_spectrum):
             return Grading(NOT_GRADABLE, None, tof if has_body else None, spectral if has_spectrum else None, *known)
-        score = weigh(tof, spectral)
-        worst = max(defects.severities, default=0.0)
-        rejected = defects.number >= self._reject["defects"] or worst * MICRO > self._reject["severity_above"]
-        return Grading("REJECT" if rejected else grade_for(score), score, tof, spectral, *known)
+        score = self._scale.weigh(tof, spectral)
+        rejected = self._scale.rejects(defects.number, max(defects.severities, default=0.0) * MICRO)
+        return Grading("REJECT" if rejected else self._scale.grade(score), score, tof, spectral, *known)
 
 
 def _micro(values: Floats) -> list[int]:

@@ -201,7 +201,7 @@ class SampleStore:
             taken = [work for work, _ in ordered if work.id not in fresh]
             verdicts |= await judge_taken(connection, self._codec, taken)
         samples = [
-            dict(zip(SAMPLE_COLUMNS, row, strict=True), recipe=recipe.name)
+            dict(zip(SAMPLE_COLUMNS, row, strict=True), recipe=recipe.definition.name)
             for row, (_, (recipe, _)) in zip(rows, ordered, strict=True)
             if fresh is None or row[_ID] in fresh
         ]
@@ -274,12 +274,12 @@ class SampleStore:
             flags |= Flag.UNKNOWN_SITE
         if claim_disagrees(r.claimed_grade, r.claimed_compliant, grading.grade):
             flags |= Flag.CLAIM_DISAGREES
-        g = grading
+        g, recipe_id = grading, self._recipe_ids[recipe.definition.name]
         return (
             r.device_time, bucket_time, work.received_at, r.claimed_score, work.id,
             g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
             r.volume_mm3, r.temperature_c, r.humidity_percent, message_group, int(flags),
-            self._recipe_ids[recipe.name], r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id,
+            recipe_id, r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id,
             site_code, r.lot, r.lot_id, r.farmer, r.origin, r.location, r.firmware_version,
             r.profile or profiles[r.device_id].profile, work.content_hash, r.frame,
         )  # fmt: skip

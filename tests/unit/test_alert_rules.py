@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from app.sqal.alert_rules import AlertRules, AlertSettings, Episode, Occurrence, Sign
 from app.sqal.frame import MICRO
-from app.sqal.recipes import grade_for
+from app.sqal.recipe_definition import REPORTED, SHIPPED
+from app.sqal.recipes import Scale
 
 NOW = datetime(2026, 2, 2, 8, tzinfo=UTC)
+SCALE = Scale(SHIPPED[REPORTED])
 RULES = AlertRules(AlertSettings())
 
 
@@ -21,7 +23,7 @@ def reading(score: float | None, number: int = 0, *, late: bool = False, **value
     micro = None if score is None else round(score * MICRO)
     sample = {
         "score": micro,
-        "grade": "NOT_GRADABLE" if micro is None else grade_for(micro),
+        "grade": "NOT_GRADABLE" if micro is None else SCALE.grade(micro),
         "oxidation": None,
         "freshness": None,
         "received_at": NOW + timedelta(seconds=number),

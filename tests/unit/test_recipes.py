@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.sqal.frame import Reported, encode_head
 from app.sqal.recipe_book import recipe_book
-from app.sqal.recipes import DeviceProfile, ReportedRecipe, grade_for
+from app.sqal.recipes import DeviceProfile, ReportedRecipe, Scale
 
 RECIPE = ReportedRecipe()
 NORMAL, TRUSTED = DeviceProfile(), DeviceProfile(trust_defects=True)
@@ -31,7 +31,7 @@ def grade(profile: DeviceProfile = NORMAL, **reported: int) -> tuple[str, int | 
     ],
 )  # fmt: skip
 def test_thresholds_are_inclusive(score: int, label: str) -> None:
-    assert grade_for(score) == label
+    assert Scale(RECIPE.definition).grade(score) == label
 
 
 def test_the_score_is_sixty_percent_tof_and_forty_spectral() -> None:
@@ -63,8 +63,8 @@ def test_a_frame_grades_the_same_alone_and_in_a_group(rows: list[tuple[int, int,
 
 
 def test_the_hash_names_the_definition() -> None:
-    assert RECIPE.hash == ReportedRecipe().hash
-    assert len(RECIPE.hash) == 64
+    assert RECIPE.definition.hash == ReportedRecipe().definition.hash
+    assert len(RECIPE.definition.hash) == 64
 
 
 def test_an_unknown_recipe_is_refused_at_start() -> None:
@@ -78,7 +78,7 @@ def test_the_devices_recipe_goes_before_its_sites_and_that_before_the_default() 
     whole, coarse = encode_head(8, 0, 1, 1, Reported()), encode_head(4, 0, 1, 1, Reported())
 
     def chosen(device: str | None, site: str | None, frame: bytes = whole) -> str:
-        return book.choose(device, site, frame).name
+        return book.choose(device, site, frame).definition.name
 
     assert [chosen(None, site) for site in (None, "LL", "MT")] == ["sqal-1", "sqal-1", "sqal-1-reported"]
     assert chosen("sqal-1", "MT") == "sqal-1"

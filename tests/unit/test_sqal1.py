@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import pi
 from typing import Any
 
@@ -20,9 +21,10 @@ from app.sqal.frame import (
     stack_matrices,
 )
 from app.sqal.proving import frame_of, prove, random_frames
+from app.sqal.recipe_definition import BANDS, SHIPPED, SQAL1, STANDARD_PITCH_MM
 from app.sqal.recipes import DeviceProfile, Grading
 from app.sqal.spectrum import full_scale, read_spectrum, weight
-from app.sqal.sqal1 import BANDS, STANDARD_PITCH_MM, Defects, Sqal1Recipe
+from app.sqal.sqal1 import Defects, Sqal1Recipe
 from app.sqal.surface import components, zone_weights
 
 RECIPE = Sqal1Recipe()
@@ -157,10 +159,10 @@ def test_a_four_by_four_frame_is_not_gradable_and_harms_no_neighbour() -> None:
 
 
 def test_the_geometry_comes_from_the_profile() -> None:
-    recipe = Sqal1Recipe(pitches_mm={"half": (STANDARD_PITCH_MM[0] / 2, STANDARD_PITCH_MM[1])})
+    recipe = Sqal1Recipe(replace(SHIPPED[SQAL1], pitch_mm={"half": (STANDARD_PITCH_MM[0] / 2, STANDARD_PITCH_MM[1])}))
     normal, half = recipe.judge([frame()] * 2, [NORMAL, DeviceProfile(profile="half")]).surface.volume_mm3
     assert half == pytest.approx(normal / 2)
-    assert recipe.hash != RECIPE.hash
+    assert recipe.definition.hash != RECIPE.definition.hash
 
 
 def test_the_weight_of_a_ratio() -> None:
