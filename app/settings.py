@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -13,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+_SHIFT = re.compile(r"([01]\d|2[0-3]):00\Z")
 AuthMode = Literal["open", "keys"]
 
 
@@ -60,6 +63,8 @@ class Settings(BaseSettings):
     ingest_group_ms: float = Field(default=5.0, ge=0, le=1_000)
     ingest_max_wait_s: float = Field(default=5.0, gt=0, le=300, description="then a waiting sample is answered `busy`")
     sites: Annotated[tuple[str, ...], NoDecode] = ("LL", "LS", "MT")
+    timezone: str = Field(default="Europe/Paris", description="in which days and shifts begin")
+    shifts: Annotated[tuple[str, ...], NoDecode] = ("05:00", "13:00", "21:00")
     default_recipe: str = Field(default="sqal-1", description="what it cannot grade goes to sqal-1-reported")
     recipes_dir: Path | None = Field(default=None, description="more recipes, a TOML file each")
     site_recipes: Annotated[dict[str, str], NoDecode] = Field(default={}, description="LL=sqal-1,MT=...")
@@ -87,7 +92,7 @@ class Settings(BaseSettings):
     alert_quarantine_rows: int = Field(default=20, ge=1, le=10_000, description="refusals within the window")
     alert_quarantine_window_s: float = Field(default=600.0, gt=0, le=86_400)
 
-    @field_validator("cors_origins", "sites", mode="before")
+    @field_validator("cors_origins", "sites", "shifts", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -109,6 +114,23 @@ class Settings(BaseSettings):
             if not origin.startswith(("http://", "https://")) or "*" in origin:
                 raise ValueError("must name http(s) origins, comma-separated; '*' is not accepted")
         return tuple(origin.rstrip("/") for origin in value)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("must be a time zone such as Europe/Paris") from error
+        return value
+
+    @field_validator("shifts")
+    @classmethod
+    def _whole_hours(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Rollups are by the hour: a shift begins with one."""
+        if not value or len(set(value)) < len(value) or not all(_SHIFT.match(one) for one in value):
+            raise ValueError("must be whole hours, each once, such as 05:00,13:00,21:00")
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -37,6 +37,13 @@ _SAMPLE: dict[str, Any] = {
         "color_uniformity": 1.0,
         "volume_mm3": 524812.5,
     },
+    "legal_mass": {
+        "verdict": "above",
+        "mass_g": 497.0,
+        "uncertainty_g": 34.8,
+        "least_g": 300.0,
+        "species": "duck",
+    },
     "temperature_c": 4.0,
     "humidity_percent": 78.0,
     "firmware_version": "2.3.1",
@@ -61,6 +68,18 @@ class Indices(BaseModel):
     oxidation: float | None
     color_uniformity: float | None
     volume_mm3: float | None
+
+
+class LegalMass(BaseModel):
+    """Whether the estimated mass reaches what the law asks of its species: 300 g duck, 400 g goose (EU 543/2008). The
+    uncertainty is one standard deviation; `uncertain` within two of the limit. It never changes a grade.
+    """
+
+    verdict: Literal["below", "uncertain", "above"]
+    mass_g: float
+    uncertainty_g: float
+    least_g: float
+    species: Literal["duck", "goose"]
 
 
 class Sample(BaseModel):
@@ -88,6 +107,7 @@ class Sample(BaseModel):
     is_compliant: bool | None
     claimed: Claimed
     indices: Indices
+    legal_mass: LegalMass | None
     temperature_c: float | None
     humidity_percent: float | None
     firmware_version: str | None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import time
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Path, Query
 
 from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
 from app.routers import quality_models as models
 from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_range, clean
+from app.runtime import Runtime
 from app.sqal import figures, lots
 from app.sqal.cursor import HourCursor
 from app.sqal.dashboard import dashboard
 from app.sqal.figures import Scope
 from app.sqal.recipes import list_recipes
+from app.sqal.spans import span_figures
 
 router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
 Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
@@ -47,6 +51,24 @@ async def hourly(
     return {"items": items, "next_cursor": HourCursor(*more).encode() if more else None}
 
 
+@router.get("/aggregates/daily", response_model=models.Spans)
+async def daily(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
+    """Figures of each day, as days begin in TIMEZONE, newest first; without from and to of the last 30 days."""
+    return await _spans(runtime, scope, [time()])
+
+
+@router.get("/aggregates/shifts", response_model=models.Spans)
+async def shifts(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
+    """The same of each shift: they begin at SHIFTS."""
+    return await _spans(runtime, scope, [time.fromisoformat(start) for start in runtime.settings.shifts])
+
+
+async def _spans(runtime: Runtime, scope: Scope, starts: list[time]) -> dict[str, Any]:
+    zone = ZoneInfo(runtime.settings.timezone)
+    async with runtime.resources.reads.connection() as connection:
+        return {"items": await span_figures(connection, scope, runtime.clock.now(), zone, starts)}
+
+
 @router.get("/dashboard", response_model=models.Dashboard)
 async def overview(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
     """All at a glance, of the last 24 hours or of a time: figures by hour, site and device; device states, firmware."""
@@ -70,6 +92,13 @@ async def recipes(resources: CurrentResources, _who: Reader) -> dict[str, Any]:
     """Every recipe that ever graded here: name, hash, definition; whether this program still knows it."""
     async with resources.reads.connection() as connection:
         return {"items": await list_recipes(connection, resources.recipes)}
+
+
+@router.get("/lots", response_model=models.LotList)
+async def lot_list(resources: CurrentResources, _who: Reader, scope: Scoped, limit: Limit = 50) -> dict[str, Any]:
+    """The lots that were measured last, of a site, a device or a time if one is given."""
+    async with resources.reads.connection() as connection:
+        return {"items": await lots.list_lots(connection, scope, limit)}
 
 
 @router.get("/lots/{lot:path}", response_model=models.Lot)

@@ -146,6 +146,30 @@ class Dashboard(Figures):
     firmware: list[Firmware]
 
 
+class Span(Figures):
+    """A day or a shift; `shift` is the hour at which it begins, there."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    begin: datetime = Field(alias="from")
+    to: datetime
+    shift: str
+
+
+class Spans(BaseModel):
+    items: list[Span]
+
+
+class LotFigures(Figures):
+    lot: str
+    species: Species
+    first_bucket: datetime
+    last_bucket: datetime
+
+
+class LotList(BaseModel):
+    items: list[LotFigures]
+
+
 class Lot(Figures):
     """How a lot did, over all devices and hours; `species` is duck unless it was said otherwise."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.sqal.body import SIDE
 from app.sqal.frame import MICRO, side_of
+from app.sqal.legal_mass import DENSITY_G_PER_MM3
 from app.sqal.queries import find_sample
 from app.sqal.reading import NOT_GRADABLE
 from app.sqal.recipe_definition import SQAL1
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from app.sqal.sqal1 import Judgement
 
 COLUMNS: Final = "s.frame, s.profile, s.grade, s.score, s.tof_score, s.spectral_score, s.device_time, r.name AS recipe"
-DENSITY_G_PER_MM3: Final = 0.947e-3
 
 
 async def explain_sample(

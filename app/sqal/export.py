@@ -30,7 +30,8 @@ COLUMNS: Final = {
     "recipe": str, "score": float, "tof_score": float, "spectral_score": float, "grade": str, "is_compliant": bool,
     "claimed.score": float, "claimed.grade": str, "claimed.is_compliant": bool, "indices.freshness": float,
     "indices.fat_quality": float, "indices.oxidation": float, "indices.color_uniformity": float,
-    "indices.volume_mm3": float, "temperature_c": float, "humidity_percent": float, "firmware_version": str,
+    "indices.volume_mm3": float, "legal_mass.verdict": str, "legal_mass.mass_g": float,
+    "legal_mass.uncertainty_g": float, "temperature_c": float, "humidity_percent": float, "firmware_version": str,
     "profile": str, "flags": str,
 }  # fmt: skip
 NAMES: Final = [path.replace(".", "_") for path in COLUMNS]
@@ -83,6 +84,8 @@ class Exports:
 def _row(item: dict[str, Any]) -> list[Any]:
     flat = item | {f"claimed.{name}": value for name, value in item["claimed"].items()}
     flat |= {f"indices.{name}": value for name, value in item["indices"].items()}
+    mass = item["legal_mass"] or dict.fromkeys(("verdict", "mass_g", "uncertainty_g"))
+    flat |= {f"legal_mass.{name}": value for name, value in mass.items()}
     flat["flags"] = " ".join(item["flags"])
     return [flat[path] for path in COLUMNS]
 

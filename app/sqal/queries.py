@@ -10,6 +10,7 @@ from app.sqal import originals
 from app.sqal.cursor import Cursor
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO, decode_frame, frame_as_json
+from app.sqal.legal_mass import legal_mass
 from app.sqal.reading import NOT_GRADABLE
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ COLUMNS: Final = """
     s.id, s.device_id, s.sample_id, s.lot, s.lot_id, s.farmer, s.origin, s.location, s.site_code, s.device_time,
     s.bucket_time, s.received_at, r.name AS recipe, s.score, s.tof_score, s.spectral_score, s.grade, s.claimed_score,
     s.claimed_grade, s.claimed_compliant, s.freshness, s.fat_quality, s.oxidation, s.color_uniformity, s.volume_mm3,
-    s.temperature_c, s.humidity_percent, s.firmware_version, s.profile, s.flags
+    s.temperature_c, s.humidity_percent, s.firmware_version, s.profile, s.flags, s.derived_volume_mm3, l.species
 """
+TABLES: Final = "samples s JOIN recipes r USING (recipe_id) LEFT JOIN lots l ON l.lot = s.lot"
 # Columns by which a list may be narrowed; each comparison is one of these constants.
 FILTERS: Final = {
     "device_id": "s.device_id = {}",
@@ -69,7 +71,7 @@ async def list_samples(
         time, id_ = f"${len(arguments) - 1}", f"${len(arguments)}"
         conditions.append(f"s.bucket_time <= {time} AND (s.bucket_time, s.id) < ({time}, {id_})")
     records = await connection.fetch(
-        f"SELECT {COLUMNS} FROM samples s JOIN recipes r USING (recipe_id) WHERE {' AND '.join(conditions)}"
+        f"SELECT {COLUMNS} FROM {TABLES} WHERE {' AND '.join(conditions)}"
         f" ORDER BY s.bucket_time DESC, s.id DESC LIMIT {limit + 1:d}",
         *arguments,
     )
@@ -89,7 +91,7 @@ async def find_sample(
 ) -> asyncpg.Record:
     """The newest sample under these names; `device_time` chooses among several."""
     record = await connection.fetchrow(
-        f"SELECT {columns} FROM samples s JOIN recipes r USING (recipe_id)"
+        f"SELECT {columns} FROM {TABLES}"
         " WHERE s.device_id = $1 AND s.sample_id = $2 AND ($3::timestamptz IS NULL OR s.device_time = $3)"
         " ORDER BY s.bucket_time DESC, s.id DESC LIMIT 1",
         device_id,
@@ -164,6 +166,7 @@ def as_item(record: Row) -> dict[str, Any]:
             "color_uniformity": _unit(record["color_uniformity"]),
             "volume_mm3": record["volume_mm3"],
         },
+        "legal_mass": legal_mass(record["derived_volume_mm3"], record["species"]),
         "temperature_c": record["temperature_c"],
         "humidity_percent": record["humidity_percent"],
         "firmware_version": record["firmware_version"],

@@ -38,6 +38,8 @@ class Grading:
     fat_quality: int | None = None
     oxidation: int | None = None
     color_uniformity: int | None = None
+    volume_mm3: int | None = None
+    """Derived, not the device's."""
 
 
 class Recipe(Protocol):

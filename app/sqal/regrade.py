@@ -33,14 +33,16 @@ HOURS: Final = """
 """
 SAMPLES: Final = """
     SELECT device_id, device_time, sample_id, frame, profile, grade, score, tof_score, spectral_score, freshness,
-           fat_quality, oxidation, color_uniformity, recipe_id, flags, claimed_grade, claimed_compliant
+           fat_quality, oxidation, color_uniformity, derived_volume_mm3, recipe_id, flags,
+           claimed_grade, claimed_compliant
     FROM samples
     WHERE device_id = $1 AND bucket_time >= greatest($2::timestamptz, $3::timestamptz)
       AND bucket_time < least($2::timestamptz + interval '1 hour', $4::timestamptz)
 """
 _GRADED: Final = {
     "grade": "text", "score": "int4", "tof_score": "int4", "spectral_score": "int4", "freshness": "int4",
-    "fat_quality": "int4", "oxidation": "int4", "color_uniformity": "int4", "recipe_id": "int2", "flags": "int4",
+    "fat_quality": "int4", "oxidation": "int4", "color_uniformity": "int4", "derived_volume_mm3": "int4",
+    "recipe_id": "int2", "flags": "int4",
 }  # fmt: skip
 _IDENTITY: Final = {"device_id": "text", "device_time": "timestamptz", "sample_id": "text"}
 _ARRAYS = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate((_IDENTITY | _GRADED).values(), 1))
@@ -146,5 +148,5 @@ def _values(sample: asyncpg.Record, g: Grading, recipe_id: int) -> tuple[Any, ..
         flags |= _DISAGREES
     return (
         g.grade, g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
-        recipe_id, flags,
+        g.volume_mm3, recipe_id, flags,
     )  # fmt: skip

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+INDICES: Final = ("freshness", "fat_quality", "oxidation", "color_uniformity")
 CHUNK: Final = 1_024  # frames at once: the few with a find are searched again together
 
 
@@ -103,6 +104,7 @@ class Sqal1Recipe:
         s = judged.spectrum
         columns = zip(
             judged.surface.judged.tolist(), s.judged.tolist(), judged.defects,
+            np.floor(judged.surface.volume_mm3 + 0.5).astype(np.int64).tolist(),
             *map(_micro, (judged.tof, s.score, s.freshness, s.fat_quality, s.oxidation, s.color_uniformity)),
             strict=True,
         )  # fmt: skip
@@ -113,16 +115,21 @@ class Sqal1Recipe:
         has_body: bool,
         has_spectrum: bool,
         defects: Defects,
+        volume_mm3: int,
         tof: int,
         spectral: int,
         *indices: int,
     ) -> Grading:
-        known = indices if has_spectrum else (None,) * len(indices)
+        known = dict(zip(INDICES, indices, strict=True)) if has_spectrum else {}
+        if has_body:
+            known["volume_mm3"] = volume_mm3
         if not (has_body and has_spectrum):
-            return Grading(NOT_GRADABLE, None, tof if has_body else None, spectral if has_spectrum else None, *known)
+            return Grading(
+                NOT_GRADABLE, tof=tof if has_body else None, spectral=spectral if has_spectrum else None, **known
+            )
         score = self._scale.weigh(tof, spectral)
         rejected = self._scale.rejects(defects.number, max(defects.severities, default=0.0) * MICRO)
-        return Grading("REJECT" if rejected else self._scale.grade(score), score, tof, spectral, *known)
+        return Grading("REJECT" if rejected else self._scale.grade(score), score, tof, spectral, **known)
 
 
 def _micro(values: Floats) -> list[int]:

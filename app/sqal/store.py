@@ -14,6 +14,7 @@ from app.sqal import originals, rollups
 from app.sqal.alerts import DeviceAlerts
 from app.sqal.flags import Flag
 from app.sqal.intake import Verdict
+from app.sqal.lots import add_species
 from app.sqal.reading import Reading, is_plausible, resolve_site
 from app.sqal.recipes import DeviceProfile, Grading, Recipe, claim_disagrees, register_recipes
 from app.sqal.taken import accepted, identity_of, judge_taken
@@ -45,6 +46,7 @@ SAMPLE_COLUMNS: Final = {
     "oxidation": "int4",
     "color_uniformity": "int4",
     "volume_mm3": "float8",
+    "derived_volume_mm3": "int4",
     "temperature_c": "float8",
     "humidity_percent": "float8",
     "message_group": "int8",
@@ -97,7 +99,7 @@ WriteRows = Callable[["Connection", list[tuple[object, ...]]], Awaitable["set[UU
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a transaction committed: the verdicts in the group's order, the saved rows of `samples` (by column, and
-    with the `recipe`'s name), the alerts that these opened or cleared.
+    with the `recipe`'s name and the lot's `species`), the alerts that these opened or cleared.
     """
 
     verdicts: list[Verdict]
@@ -205,6 +207,7 @@ class SampleStore:
             for row, (_, (recipe, _)) in zip(rows, ordered, strict=True)
             if fresh is None or row[_ID] in fresh
         ]
+        await add_species(connection, samples)
         return _Group(verdicts, samples, {device_id: alerts for device_id, (_, alerts) in known.items()})
 
     @staticmethod
@@ -278,7 +281,7 @@ class SampleStore:
         return (
             r.device_time, bucket_time, work.received_at, r.claimed_score, work.id,
             g.score, g.tof, g.spectral, g.freshness, g.fat_quality, g.oxidation, g.color_uniformity,
-            r.volume_mm3, r.temperature_c, r.humidity_percent, message_group, int(flags),
+            r.volume_mm3, g.volume_mm3, r.temperature_c, r.humidity_percent, message_group, int(flags),
             recipe_id, r.claimed_compliant, g.grade, r.claimed_grade, r.device_id, r.sample_id,
             site_code, r.lot, r.lot_id, r.farmer, r.origin, r.location, r.firmware_version,
             r.profile or profiles[r.device_id].profile, work.content_hash, r.frame,

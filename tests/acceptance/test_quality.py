@@ -78,6 +78,17 @@ def test_a_lot_says_how_it_did_and_takes_a_species(server: Server) -> None:
     assert server.get("/api/sqal/lots/next")["count"] == 0
 
 
+def test_days_shifts_and_lots_are_sums_of_hours(server: Server) -> None:
+    for path in ("aggregates/daily", "aggregates/shifts"):
+        (span,) = server.get(f"/api/sqal/{path}?lot=L%201/%C3%A9")["items"]
+        assert (span["count"], span["grades"]["REJECT"]) == (5, 1)
+        assert span["from"] <= iso(datetime.now(UTC)) < span["to"]
+        assert server.get(f"/api/sqal/{path}?site_code=MT")["items"] == []
+        assert problem(server, f"/api/sqal/{path}?from=1990-01-01T00:00:00Z") == (422, "invalid_request")
+    (lot,) = [one for one in server.get("/api/sqal/lots?site_code=LL")["items"] if one["lot"] == "L 1/é"]
+    assert (lot["count"], lot["conformity"]) == (5, 0.75)
+
+
 def test_an_explanation_says_why(server: Server) -> None:
     def codes(sample: str) -> list[str]:
         return [
@@ -127,3 +138,17 @@ async def test_an_export_of_several_pages_holds_each_sample_once(server: Server)
     assert table.num_row_groups == 3
     names = table.read(["sample_id"]).column("sample_id").to_pylist()
     assert sorted(names) == sorted(f"q{number}" for number in range(count))
+
+
+async def test_the_mass_is_held_against_the_law_of_the_lots_species(server: Server) -> None:
+    server.request("/api/sqal/devices/GOOSE", method="PATCH", body={"recipe": "sqal-1"})
+    server.request("/api/sqal/lots/geese", method="PUT", body={"species": "goose"})
+    async with device(server) as box:
+        for number, lot in enumerate(("geese", "ducks")):
+            await box.ask(scored(number, 0.9, device_id="GOOSE", lot_abattage=lot))
+    goose, duck = (server.get(f"/api/sqal/samples/GOOSE/q{number}")["legal_mass"] for number in range(2))
+    assert (goose["species"], goose["least_g"], duck["species"], duck["least_g"]) == ("goose", 400.0, "duck", 300.0)
+    assert goose["mass_g"] == duck["mass_g"] > 0
+    assert (
+        server.get("/api/sqal/samples/ESP32_LL_01/q0")["legal_mass"] is None
+    )  # the box's own scores: no volume of ours

@@ -164,6 +164,7 @@ async def test_the_migration_fills_the_rows_from_the_samples_that_are_there(benc
     assert kept == true != []
     await bench.connection.execute("DROP TABLE rollups, alerts, lots")
     await bench.connection.execute("ALTER TABLE devices DROP COLUMN clock_offset_s, DROP COLUMN in_service")
+    await bench.connection.execute("ALTER TABLE samples DROP COLUMN derived_volume_mm3")
     await bench.connection.execute("UPDATE alembic_version SET version_num = '0001'")
     await migrate(dsn)
     assert (await kept_and_true(bench.connection, ["RM-0"]))[0] == kept

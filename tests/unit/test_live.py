@@ -26,7 +26,7 @@ NOW = datetime(2026, 2, 2, 8, tzinfo=UTC)
 def row(device: str = "D1", number: int = 0, **changes: Any) -> dict[str, Any]:
     sample = dict.fromkeys(SAMPLE_COLUMNS) | {
         "device_id": device, "sample_id": str(number), "grade": "A", "score": 800_000, "site_code": "LL", "flags": 0,
-        "bucket_time": NOW + timedelta(seconds=number), "device_time": NOW, "received_at": NOW, "recipe": "r",
+        "bucket_time": NOW + timedelta(seconds=number), "device_time": NOW, "received_at": NOW, "recipe": "r", "species": None,
     }  # fmt: skip
     return sample | changes
 

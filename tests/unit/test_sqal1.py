@@ -122,7 +122,7 @@ def test_one_more_defect_never_raises_the_score(deviations: list[float], more: f
     ],
 )
 def test_the_hard_rule_overrides_the_score(defects: Defects, rejected: bool) -> None:
-    said = RECIPE._grading(True, True, defects, 950_000, 950_000, 0, 0, 0, 0)
+    said = RECIPE._grading(True, True, defects, 554_000, 950_000, 950_000, 0, 0, 0, 0)
     assert (said.grade == "REJECT") is rejected
     assert said.score == 950_000
 

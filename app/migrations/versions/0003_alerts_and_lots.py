@@ -1,4 +1,4 @@
-"""Alerts (app/sqal/alerts.py, app/sqal/watch.py), lots, and what a device's clock and service state need.
+"""Alerts (app/sqal/alerts.py, app/sqal/watch.py), lots, the volume that a recipe derives, a device's clock and service.
 
 Expand: new tables and columns with defaults. The release before writes no alerts; nothing else changes for it.
 """
@@ -45,6 +45,7 @@ STATEMENTS = (
         updated_by text NOT NULL
     )
     """,
+    "ALTER TABLE samples ADD COLUMN derived_volume_mm3 integer",
     "ALTER TABLE devices ADD COLUMN clock_offset_s double precision",
     "ALTER TABLE devices ADD COLUMN in_service boolean NOT NULL DEFAULT true",
 )
