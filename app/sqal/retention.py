@@ -1,4 +1,5 @@
-"""What is kept, and how it goes: weekly partitions of samples, segments of original messages, quarantine's bounds.
+"""What is kept, and how it goes: weekly partitions of samples, segments of original messages, quarantine's bounds,
+cleared alerts as long as samples.
 
 Samples are partitioned by the device's time. Weeks around now are made ahead; a week that the default partition
 holds plausible rows of is made too, and takes those rows with it. Originals go to the newest segment; a segment is
@@ -120,6 +121,8 @@ class Housekeeper:
             await self._drop_weeks(connection)
             await self.keep_segments(connection)
             await self._quarantine.trim(connection)
+            horizon = self._clock.now() - self._sample_retention
+            await connection.execute("DELETE FROM alerts WHERE cleared_at < $1", horizon)
         finally:
             if not connection.is_closed():
                 await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)

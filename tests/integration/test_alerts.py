@@ -142,6 +142,17 @@ async def test_writers_on_the_same_devices_keep_one_alert_and_do_not_deadlock(be
         await other.connection.close()
 
 
+async def test_cleared_alerts_are_kept_as_long_as_samples(bench: Bench) -> None:
+    await bench.write(scored(bench, "D1", BAD), *(scored(bench, "D2", POOR) for _ in range(3)))
+    await bench.write(*(scored(bench, "D2", GOOD) for _ in range(10)))
+    bench.clock.time += timedelta(days=399)
+    await bench.housekeeper.keep(bench.connection)
+    assert [one["state"] for one in await listed(bench)] == ["cleared", "open"]
+    bench.clock.time += timedelta(days=2)
+    await bench.housekeeper.keep(bench.connection)
+    assert [one["state"] for one in await listed(bench)] == ["open"]
+
+
 async def test_alerts_are_listed_by_what_is_asked(bench: Bench) -> None:
     await bench.write(scored(bench, "D1", BAD, site_code="LS"))
     await bench.write(*(scored(bench, "D2", POOR) for _ in range(3)), *(scored(bench, "D2", GOOD) for _ in range(10)))
