@@ -15,7 +15,7 @@ from app.sqal.flags import Flag
 from app.sqal.recipes import DeviceProfile, Grading, claim_disagrees
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from app.sqal.recipes import Recipe
 
 CHUNK: Final = 4_096  # samples in memory at once, twice
-THREADS: Final = os.cpu_count() or 1  # array arithmetic does not hold the interpreter
 _DISAGREES: Final = int(Flag.CLAIM_DISAGREES)
+THREADS: Final = os.cpu_count() or 1  # array arithmetic does not hold the interpreter
 # Hours that the range touches; the rollups know them all.
 HOURS: Final = """
-    SELECT DISTINCT device_id, bucket FROM rollups
-    WHERE bucket > $1::timestamptz - interval '1 hour' AND bucket < $2 ORDER BY bucket, device_id
+    SELECT device_id, bucket, sum(samples)::int8 AS samples FROM rollups
+    WHERE bucket > $1::timestamptz - interval '1 hour' AND bucket < $2 GROUP BY 1, 2 ORDER BY 2, 1
 """
 SAMPLES: Final = """
-    SELECT device_id, device_time, sample_id, frame, profile, grade, score, tof_score, spectral_score, freshness,
-           fat_quality, oxidation, color_uniformity, derived_volume_mm3, recipe_id, flags,
+    SELECT hour.bucket, s.device_id, device_time, sample_id, frame, profile, grade, score, tof_score, spectral_score,
+           freshness, fat_quality, oxidation, color_uniformity, derived_volume_mm3, recipe_id, flags,
            claimed_grade, claimed_compliant
-    FROM samples
-    WHERE device_id = $1 AND bucket_time >= greatest($2::timestamptz, $3::timestamptz)
-      AND bucket_time < least($2::timestamptz + interval '1 hour', $4::timestamptz)
+    FROM unnest($1::text[], $2::timestamptz[]) AS hour (device_id, bucket)
+    JOIN samples s ON s.device_id = hour.device_id AND bucket_time >= greatest(hour.bucket, $3::timestamptz)
+      AND bucket_time < least(hour.bucket + interval '1 hour', $4::timestamptz)
 """
 _GRADED: Final = {
     "grade": "text", "score": "int4", "tof_score": "int4", "spectral_score": "int4", "freshness": "int4",
@@ -51,6 +51,10 @@ UPDATE: Final = f"""
     FROM unnest({_ARRAYS}) AS n ({", ".join(_IDENTITY | _GRADED)})
     WHERE s.device_id = n.device_id AND s.device_time = n.device_time AND s.sample_id = n.sample_id
 """
+
+
+Hour = tuple[str, "datetime"]
+"""(device, the hour's beginning)"""
 
 
 @dataclass(slots=True)
@@ -76,18 +80,32 @@ async def regrade(
 ) -> Shift:
     """Grade every sample whose bucket time is in `time_from` (inclusive) .. `time_to` by `recipe`.
 
-    A device's hour at a time, each in a transaction of its own with its rollups; what was done before an interruption
-    stays done, and a second run changes nothing. Samples that come in meanwhile keep their own recipe.
+    Some devices' hours at a time, in a transaction with their rollups; what was done before an interruption stays done,
+    and a second run changes nothing. Samples that come in meanwhile keep their own recipe.
     """
     work = _Regrading(connection, recipe, recipe_id, time_from, time_to, dry_run=dry_run)
     trusted = await connection.fetch("SELECT device_id FROM devices WHERE trust_defects")
     work.trusted = frozenset(record["device_id"] for record in trusted)
     shift = Shift()
-    for record in await connection.fetch(HOURS, time_from, time_to):
-        of_hour = await rollups.settled(connection, partial(work.hour, record["device_id"], record["bucket"]))
-        shift.grades += of_hour.grades
-        shift.changed += of_hour.changed
+    for hours in _together(await connection.fetch(HOURS, time_from, time_to)):
+        some = await rollups.settled(connection, partial(work.hours, hours))
+        shift.grades += some.grades
+        shift.changed += some.changed
     return shift
+
+
+def _together(records: Sequence[asyncpg.Record]) -> Iterator[list[Hour]]:
+    """Hours of about `CHUNK` samples, in the order in which every writer takes hold of their rollups."""
+    hours: list[Hour] = []
+    samples = 0
+    for record in records:
+        hours.append((record["device_id"], record["bucket"]))
+        samples += record["samples"]
+        if samples >= CHUNK:
+            yield sorted(hours)
+            hours, samples = [], 0
+    if hours:
+        yield sorted(hours)
 
 
 @dataclass(slots=True)
@@ -103,23 +121,28 @@ class _Regrading:
     dry_run: bool
     trusted: frozenset[str] = frozenset()
 
-    async def hour(self, device_id: str, bucket: datetime) -> Shift:
-        """One device's hour, in the caller's transaction."""
+    async def hours(self, hours: Sequence[Hour]) -> Shift:
+        """Some hours, in the caller's transaction."""
         shift = Shift()
-        cursor = await self.connection.cursor(SAMPLES, device_id, bucket, self.time_from, self.time_to)
+        changed: set[Hour] = set()
+        columns = map(list, zip(*hours, strict=True))
+        cursor = await self.connection.cursor(SAMPLES, *columns, self.time_from, self.time_to)
         chunk = await cursor.fetch(CHUNK)
         while chunk:
             # The database reads on while this process grades.
-            changes, following = await asyncio.gather(self._grade(chunk, shift), cursor.fetch(CHUNK))
+            changes, following = await asyncio.gather(self._grade(chunk, shift, changed), cursor.fetch(CHUNK))
             if changes and not self.dry_run:
                 await self.connection.execute(UPDATE, *map(list, zip(*changes, strict=True)))
             chunk = following
-        if shift.changed and not self.dry_run:
-            await rollups.make_anew(self.connection, device_id, bucket)
+        if not self.dry_run:
+            for hour in sorted(changed):
+                await rollups.make_anew(self.connection, *hour)
         return shift
 
-    async def _grade(self, samples: Sequence[asyncpg.Record], shift: Shift) -> list[tuple[Any, ...]]:
-        """The new values of those samples that change."""
+    async def _grade(
+        self, samples: Sequence[asyncpg.Record], shift: Shift, changed: set[Hour]
+    ) -> list[tuple[Any, ...]]:
+        """The new values of those samples that change; `changed` gets their hours."""
         frames = [sample["frame"] for sample in samples]
         profiles = [
             DeviceProfile(profile=sample["profile"], trust_defects=sample["device_id"] in self.trusted)
@@ -138,6 +161,7 @@ class _Regrading:
             values = _values(sample, grading, self.recipe_id)
             if values != tuple(sample[column] for column in _GRADED):
                 shift.changed += 1
+                changed.add((sample["device_id"], sample["bucket"]))
                 changes.append((*(sample[column] for column in _IDENTITY), *values))
         return changes
 
