@@ -27,8 +27,9 @@ TEXT: Final = """# Grading
 Two recipes ship; a folder (`RECIPES_DIR`) may hold more, TOML files with other numbers (`app/sqal/recipe_files.py` says
 how; one that makes no sense ends the start with its line). A device's record names the one that grades it
 (`PATCH /api/sqal/devices/{{id}}` or `gaveurs devices set`), else its site's (`SITE_RECIPES=LL=sqal-1,MT=...`), else
-`DEFAULT_RECIPE`: `sqal-1`, and `sqal-1-reported` for what that cannot grade. Every stored grade names its recipe, by name
-and by the hash of all that changes a grade. Why a sample has its grade: `GET /api/sqal/samples/{{device}}/{{id}}/explanation`.
+`DEFAULT_RECIPE`: `sqal-1`, and `sqal-1-reported` for what that cannot grade. Every stored grade names its recipe, by
+name and by the hash of all that changes a grade. Why a sample has its grade:
+`GET /api/sqal/samples/{{device}}/{{id}}/explanation`.
 
 - **sqal-1-reported** takes the device's own sub-scores and weighs them: 0.60 tof + 0.40 spectral.
 - **sqal-1** derives everything from the stored frame's distances and channels:

@@ -4,7 +4,9 @@ import { fits, keep, nextTheme, now, setLanguage, show, state, tick } from "./st
 import { otherLanguage } from "./texts.js";
 import { render, renderAlerts, renderLine, renderLink, renderLiver, renderTexts } from "./view.js";
 
-const REFRESH_MS = 20_000;
+const REFRESH_MS = 60_000; // the feed tells the rest
+const SOON_MS = 2_000;
+const REST_MS = 15_000; // between two refreshes that the feed asks for: a hundred screens must not be a load
 const SHOWN_MS = 1_000; // each liver, at least: more than one a second nobody can read
 const MOST_LISTED = 100;
 
@@ -71,21 +73,26 @@ async function showNewest() {
 }
 
 let refreshing = null;
+let refreshed = 0;
 function refresh() {
+  refreshed = Date.now();
   refreshing ??= load().catch(complain).finally(() => { refreshing = null; });
   return refreshing;
 }
 
 let soon = null;
 function refreshSoon() {
-  soon ??= setTimeout(() => { soon = null; refresh(); }, 2_000);
+  const wait = Math.max(SOON_MS, refreshed + REST_MS - Date.now());
+  soon ??= setTimeout(() => { soon = null; refresh(); }, wait);
 }
 
+let who = null;
 async function load() {
   const { site } = state;
   const only = site ? `&site_code=${encodeURIComponent(site)}` : "";
-  const [who, dashboard, alerts, devices, samples] = await Promise.all([
-    ask("/api/session"), ask(`/api/sqal/dashboard?${only.slice(1)}`),
+  who ??= await ask("/api/session");
+  const [dashboard, alerts, devices, samples] = await Promise.all([
+    ask(`/api/sqal/dashboard?${only.slice(1)}`),
     ask(`/api/sqal/alerts?state=open&limit=${MOST_LISTED}${only}`), ask(`/api/sqal/devices?limit=${MOST_LISTED}${only}`),
     ask(`/api/sqal/samples?limit=1${only}`),
   ]);
