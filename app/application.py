@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app.core.clock import SystemClock
 from app.core.shutdown import SignalChain
+from app.dependencies import single_values
 from app.routers import alerts, exports, health, problems, quality, realtime, sensors, session, sqal, web
 from app.routers.middleware import Access, RequestLog
 from app.runtime import Runtime
@@ -61,9 +62,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.runtime = Runtime(settings, clock or SystemClock())
     problems.install(app)
     app.router.routes[:0] = [*health.routes, *sensors.routes, *realtime.routes, *web.routes]
-    app.include_router(sqal.router)
-    app.include_router(quality.router)
-    app.include_router(alerts.router)
-    app.include_router(exports.router)
+    app.include_router(sqal.router, dependencies=[Depends(single_values)])
+    app.include_router(quality.router, dependencies=[Depends(single_values)])
+    app.include_router(alerts.router, dependencies=[Depends(single_values)])
+    app.include_router(exports.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)
     return app

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from app.core.errors import BadRequestError
 from app.core.security import Principal, Role
 from app.resources import Resources
 from app.runtime import Runtime
@@ -45,6 +46,13 @@ def _operator(connection: HTTPConnection) -> Principal:
     principal = principal_of(connection.scope)
     principal.require(Role.OPERATOR)
     return principal
+
+
+def single_values(connection: HTTPConnection) -> None:
+    """A parameter that stands twice, or is written as a list, is refused: one of its values would be passed over."""
+    names = [name for name, _ in connection.query_params.multi_items()]
+    if len(set(names)) < len(names) or any(name.endswith("[]") for name in names):
+        raise BadRequestError("each query parameter may stand once; lists are not accepted")
 
 
 CurrentResources = Annotated[Resources, Depends(_resources)]

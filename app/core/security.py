@@ -8,12 +8,12 @@ import ipaddress
 import re
 import secrets
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+from starlette.requests import cookie_parser
 
 from app.core.errors import ForbiddenError, NotFoundError, UnauthorizedError
 
@@ -166,15 +166,12 @@ def key_in_cookie(headers: Mapping[bytes, bytes]) -> str | None:
     """The key that a browser keeps in its cookie. ForbiddenError when a page of another origin makes it ask: a cookie,
     unlike a header, is sent without that page knowing it.
     """
-    cookies = SimpleCookie()
-    with suppress(CookieError):
-        cookies.load(headers.get(b"cookie", b"").decode("latin-1"))
-    if SESSION_COOKIE not in cookies:
+    key = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(SESSION_COOKIE)
+    if key is None:
         return None
     origin = headers.get(b"origin")
-    if origin is not None and urlsplit(origin.decode("latin-1")).netloc != headers.get(b"host", b"").decode("latin-1"):
+    if origin is not None and _netloc_of(origin.decode("latin-1")) != headers.get(b"host", b"").decode("latin-1"):
         raise ForbiddenError("this page's origin may not use the browser's key")
-    key: str = cookies[SESSION_COOKIE].value
     return key
 
 
@@ -194,7 +191,7 @@ def is_local(scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], or
         return True
     if headers.get(b"sec-fetch-site") == b"cross-site":
         return False
-    return not origin or _host_of(urlsplit(origin).netloc) in _LOCAL_NAMES
+    return not origin or _host_of(_netloc_of(origin)) in _LOCAL_NAMES
 
 
 def _is_loopback(address: str) -> bool:
@@ -202,6 +199,14 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def _netloc_of(origin: str) -> str:
+    """Empty for an origin that is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _host_of(netloc: str) -> str | None:

@@ -7,6 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.errors import CannotStartError
@@ -19,8 +20,25 @@ if TYPE_CHECKING:
 
 TRANSPORT_MAX_BYTES: Final = 16 * 1024 * 1024  # a larger frame ends its connection (1009); below, ingest answers
 UTF8_EXTENSION: Final = "gaveurs.websocket.utf8"
+CLOSE_GRACE_S: Final = 10.0  # for a peer to take what was sent before the end, and to answer the close
+ABORT_EXTENSION: Final = "gaveurs.abort"
 FRAMES_EXTENSION: Final = "gaveurs.websocket.frames"
 _SHORT, _MEDIUM = 126, 65_536
+
+
+def abort(scope: MutableMapping[str, Any]) -> None:
+    """Cut the connection at once: closing it would wait for a peer that takes nothing. Nothing under another server."""
+    if cut := scope.get("extensions", {}).get(ABORT_EXTENSION):
+        cut()
+
+
+class AbortableHttp(HttpToolsProtocol):
+    """uvicorn's HTTP, with an ASGI extension that cuts the connection."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[str, Any] = {ABORT_EXTENSION: self.transport.abort}
+        self.scope["extensions"] = extensions
 
 
 class TextMessage:
@@ -70,6 +88,7 @@ class Utf8WebSocket(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[UTF8_EXTENSION] = self._want_utf8
             extensions[FRAMES_EXTENSION] = self
+            extensions[ABORT_EXTENSION] = self.transport.abort
 
     def _want_utf8(self) -> None:
         self.utf8_wanted = True
@@ -162,7 +181,7 @@ def make_server(app: FastAPI, **options: Any) -> uvicorn.Server:
         ws=Utf8WebSocket,
         ws_max_size=TRANSPORT_MAX_BYTES,
         ws_per_message_deflate=False,
-        http="httptools",
+        http=AbortableHttp,
         proxy_headers=False,
         server_header=False,
         access_log=False,

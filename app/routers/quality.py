@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/sqal", tags=["quality"], responses=PROBLEMS)
 Begin = Annotated[str | None, Query(alias="from", description="the hour that holds it and later ones")]
 End = Annotated[str | None, Query(alias="to", description="hours that begin before it")]
 
-LotName = Annotated[str, Path(max_length=128)]
+LotName = Annotated[str, Path(min_length=1, max_length=128, pattern=r"\S")]
 
 
 def _scope(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from starlette.routing import WebSocketRoute
 from app.core.errors import AppError, StartingError
 from app.core.logging import get_logger
 from app.core.security import Role
-from app.core.server import want_utf8
+from app.core.server import CLOSE_GRACE_S, abort, want_utf8
 from app.dependencies import principal_of, runtime_of
 from app.routers.middleware import refuse
 from app.runtime import Phase
@@ -48,6 +49,7 @@ class SensorEndpoint:
                 try:
                     await session.run()
                 finally:
+                    asyncio.get_running_loop().call_later(CLOSE_GRACE_S, abort, scope)
                     log.info("device disconnected", peer=peer, sample_messages=session.sample_messages)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.security import SESSION_COOKIE
+from app.core.security import SESSION_COOKIE, Role
 from app.dependencies import CurrentResources, principal_of
 from app.routers.sqal import PROBLEMS
 
@@ -45,6 +45,7 @@ async def who(request: Request) -> dict[str, Any]:
 async def sign_in(request: Request, response: Response, resources: CurrentResources, given: SignIn) -> dict[str, Any]:
     """Keep the key in this browser, for 30 days or until signed out. It is checked at every request, as ever."""
     principal = await resources.keys.check(given.key)
+    principal.require(Role.VIEWER, Role.OPERATOR)  # a device's key opens no page
     response.set_cookie(
         SESSION_COOKIE,
         given.key,

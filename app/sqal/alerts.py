@@ -59,7 +59,7 @@ ACKNOWLEDGE: Final = """
 """
 FILTERS: Final = {
     "device_id": "(device_id = {0} OR {0} = ANY(devices))",
-    "site_code": "site_code = {}",
+    "site_code": "(site_code = {0} OR site_code IS NULL)",  # what concerns all sites concerns each
     "rule": "rule = {}",
     "severity": "severity = {}",
     "open": "(cleared_at IS NULL) = {}",

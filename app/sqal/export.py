@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -16,7 +17,7 @@ from app.core.errors import TooManyExportsError
 from app.sqal.queries import list_samples
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from app.core.database import Database
     from app.sqal.queries import SampleFilter
@@ -45,8 +46,17 @@ class Exports:
         self._database = database
         self._running = 0
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """A place for one export while it lasts."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
     def check_room(self) -> None:
-        """Raises TooManyExportsError when there is none: before the answer begins."""
+        """Raises TooManyExportsError when there is none."""
         if self._running >= MOST_AT_ONCE:
             raise TooManyExportsError("too many exports run now; try again later", retry_after_s=30.0)
 
@@ -67,18 +77,14 @@ class Exports:
         """All samples that are wanted, newest first, as rows in the order of `COLUMNS`. What is committed meanwhile
         may or may not be among them; none comes twice.
         """
-        self._running += 1
-        try:
-            cursor = None
-            while True:
-                async with self._database.connection() as connection:
-                    items, cursor = await list_samples(connection, wanted, cursor, PAGE)
-                if items:
-                    yield [_row(item) for item in items]
-                if cursor is None:
-                    return
-        finally:
-            self._running -= 1
+        cursor = None
+        while True:
+            async with self._database.connection() as connection:
+                items, cursor = await list_samples(connection, wanted, cursor, PAGE)
+            if items:
+                yield [_row(item) for item in items]
+            if cursor is None:
+                return
 
 
 def _row(item: dict[str, Any]) -> list[Any]:

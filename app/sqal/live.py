@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,13 +24,14 @@ from app.sqal.queries import as_item
 from app.sqal.reading import GRADES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from app.core.clock import Clock
 
 LOG_ENTRIES: Final = 256
 DEVICES: Final = 4_096  # whose newest sample is remembered; the longest silent goes first
 ALERTS: Final = 256
+LATEST_OF: Final = 512  # devices heard of last, among which the latest sample is looked for
 SHARE: Final = 0.03  # of the process, for sending
 ROUND_S: Final = 0.1
 LONGEST_ROUND_S: Final = 2.0
@@ -45,6 +47,7 @@ class _Names(msgspec.Struct, gc=False):
     site_code: str | None = None
     grade: str | None = None
     bucket_time: datetime | None = None
+    devices: list[str] = []
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -64,6 +67,8 @@ class Entry:
     bucket_time: datetime | None
     at: datetime
     data: Mapping[str, Any] | None
+    devices: Sequence[str] = ()
+    """Whom an alert lists."""
     remote: bool = False
     """Committed by another process."""
     _message: TextMessage | None = None
@@ -89,11 +94,13 @@ class LiveFilter:
     min_grade: str | None = None
 
     def wants(self, entry: Entry) -> bool:
-        if self.device_id is not None and entry.device_id != self.device_id:
+        if self.device_id is not None and self.device_id != entry.device_id and self.device_id not in entry.devices:
             return False
+        if entry.kind != SAMPLE:  # an alert without a site concerns all of them
+            return self.site_code is None or entry.site_code in (None, self.site_code)
         if self.site_code is not None and entry.site_code != self.site_code:
             return False
-        if self.min_grade is None or entry.kind != SAMPLE:
+        if self.min_grade is None:
             return True
         return RANKS.get(entry.grade or "", -1) >= RANKS[self.min_grade]
 
@@ -126,7 +133,9 @@ class LiveFeed:
             entry = Entry(0, SAMPLE, row["device_id"], row["site_code"], row["grade"], row["bucket_time"], at, row)
             self._append(entry)
         for alert in alerts:
-            self._append(Entry(0, ALERT, alert["device_id"], alert["site_code"], None, None, at, alert))
+            self._append(
+                Entry(0, ALERT, alert["device_id"], alert["site_code"], None, None, at, alert, alert["devices"])
+            )
 
     def note_remote(self, payload: bytes) -> None:
         """A message that another process committed and encoded. Raises msgspec.DecodeError for what is none."""
@@ -135,7 +144,7 @@ class LiveFeed:
         self._append(
             Entry(
                 0, message.type, names.device_id, names.site_code, names.grade, names.bucket_time, self._clock.now(),
-                None, remote=True, _message=TextMessage(payload),
+                None, names.devices, remote=True, _message=TextMessage(payload),
             )
         )  # fmt: skip
 
@@ -167,9 +176,9 @@ class LiveFeed:
         return sorted([*newest, *alerts], key=lambda entry: entry.number), False
 
     def latest(self, wanted: LiveFilter = EVERYTHING) -> Entry | None:
-        """The newest sample known here that is wanted."""
-        fitting = [entry for entry in self._newest.values() if wanted.wants(entry)]
-        return max(fitting, key=lambda entry: (entry.bucket_time is not None, entry.bucket_time), default=None)
+        """The newest sample that is wanted, of the devices heard of last."""
+        recent = islice(reversed(self._newest.values()), LATEST_OF)
+        return next((entry for entry in recent if wanted.wants(entry)), None)
 
     def subscribe(self, wake: Callable[[], None]) -> Reader:
         """A reader of everything from now on; `wake` is called when there is something to take. Close it."""

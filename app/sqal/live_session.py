@@ -35,6 +35,7 @@ SEND_DEADLINE_S: Final = 30.0  # for a peer that reads nothing at all
 CLOSE_DEADLINE_S: Final = 2.0
 MAX_COMMAND_BYTES: Final = 8_192
 MAX_ANSWERS: Final = 64
+COMMAND_EVERY_S: Final = 0.05  # a client that sends more often is read more slowly
 GARBAGE_LIMIT: Final = 100
 MAX_FILTER_CHARACTERS: Final = 128
 CLOSE_UNREAD: Final = (1013, "messages are not being read")
@@ -156,6 +157,7 @@ class DashboardSession:
                 self._garbage += 1
                 if self._garbage >= GARBAGE_LIMIT:
                     self.end(*CLOSE_GARBAGE)
+            await asyncio.sleep(COMMAND_EVERY_S)
 
     def _obey(self, command: dict[str, Any]) -> None:
         match command.get("type"):

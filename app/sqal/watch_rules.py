@@ -114,7 +114,10 @@ def _in_groups(site: str | None, silent: list[SeenDevice], open_: Mapping[Key, O
     findings += [_alone(rest.pop(name)) for name in alone]
     new = [rest[name] for name in sorted(rest)]
     if len(new) >= MANY:
-        return [*findings, _together("devices_offline", new[0].device_id, site, new)]
+        # Not one that names an open alert from which its device has come back.
+        free = [one.device_id for one in new if (one.device_id, "devices_offline") not in open_]
+        subject = free[0] if free else f"{new[0].device_id} and others"
+        return [*findings, _together("devices_offline", subject, site, new)]
     return [*findings, *map(_alone, new)]
 
 

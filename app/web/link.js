@@ -7,7 +7,8 @@ export class NeedsKey extends Error {}
 
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { "Content-Type": "application/json" }, signal: AbortSignal.timeout(10_000) });
-  if (answer.status === 401) throw new NeedsKey();
+  const reading = (options.method ?? "GET") === "GET";
+  if (answer.status === 401 || (answer.status === 403 && reading)) throw new NeedsKey(); // a key that opens no page
   if (!answer.ok) throw new Error(`${answer.status} ${path}`);
   return answer.status === 204 ? null : answer.json();
 }

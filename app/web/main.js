@@ -5,10 +5,12 @@ import { otherLanguage } from "./texts.js";
 import { render, renderAlerts, renderLine, renderLink, renderLiver, renderTexts } from "./view.js";
 
 const REFRESH_MS = 60_000; // the feed tells the rest
+const RETRY_MS = 10_000;
 const SOON_MS = 2_000;
 const REST_MS = 15_000; // between two refreshes that the feed asks for: a hundred screens must not be a load
 const SHOWN_MS = 1_000; // each liver, at least: more than one a second nobody can read
 const MOST_LISTED = 100;
+const LATE_MS = 300_000; // older readings are a replay, not the line
 
 const link = new LiveLink({
   filters: () => (state.site ? { site_code: state.site } : {}),
@@ -18,7 +20,7 @@ const link = new LiveLink({
     const again = linked === "live" && state.link !== "live";
     state.link = linked;
     if (again) {
-      Object.assign(state, { arrivals: [], watchedSince: now() });
+      Object.assign(state, { arrivals: [], watchedSince: null });
       refresh();
     }
     renderLink();
@@ -27,6 +29,7 @@ const link = new LiveLink({
 
 function hear(message) {
   state.clockAhead = Date.parse(message.timestamp) - Date.now();
+  state.watchedSince ??= now();
   if (message.type === "sensor_update") {
     tick();
     if (Date.parse(message.data.bucket_time) >= state.hour) state.grades[message.data.grade] = (state.grades[message.data.grade] ?? 0) + 1;
@@ -45,7 +48,9 @@ function hear(message) {
 }
 
 function takeSample(sample) {
-  if (state.newest && Date.parse(sample.bucket_time) < Date.parse(state.newest.bucket_time)) return; // a replay
+  const received = Date.parse(sample.received_at);
+  const replayed = received - Date.parse(sample.bucket_time) > LATE_MS;
+  if (state.newest && (replayed || received < Date.parse(state.newest.received_at))) return;
   state.newest = sample;
   renderLink();
   showNewest();
@@ -104,7 +109,7 @@ async function load() {
   Object.assign(state, {
     dashboard, devices: devices.items, grades: { ...running?.grades }, loaded: true,
     moreAlerts: alerts.next_cursor !== null, moreDevices: devices.next_cursor !== null,
-    mayAcknowledge: who.roles.some((role) => ["admin", "operator"].includes(role)), signedIn: who.kind === "key",
+    loadedAt: now(), mayAcknowledge: who.roles.some((role) => ["admin", "operator"].includes(role)), signedIn: who.kind === "key",
   });
   if (!site) state.sites = dashboard.sites.map((one) => one.site_code).filter(Boolean);
   samples.items.forEach(takeSample);
@@ -144,8 +149,10 @@ show("alerts").addEventListener("click", async (event) => {
   if (!id) return;
   try {
     takeAlert(await ask(`/api/sqal/alerts/${id}/acknowledge`, { method: "POST" }));
+    show("alert-error").textContent = "";
     renderAlerts();
   } catch (error) {
+    show("alert-error").textContent = state.text.failed;
     complain(error);
   }
 });
@@ -189,4 +196,7 @@ link.open();
 refresh();
 setInterval(renderLink, 1_000);
 setInterval(() => { tick(); renderLine(); }, 10_000);
-setInterval(refresh, REFRESH_MS);
+setInterval(() => {
+  if (state.loaded && now() - state.loadedAt < REFRESH_MS) return;
+  if (Date.now() - refreshed >= RETRY_MS) refresh(); // sooner while none succeeds
+}, 5_000);

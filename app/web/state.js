@@ -12,6 +12,9 @@ const kept = (name, fallback) => query.get(name) ?? localStorage.getItem(`sqal-$
 // Without a liver for so long the page says so; a slow line may set its own, in seconds: /?stale=600
 const STALE_MS = (Number(query.get("stale")) || 120) * 1_000;
 
+const SILENT_MS = 150_000; // without an answer: two refreshes and more
+const FIRST_MS = 10_000;
+
 export const state = {
   theme: THEMES.includes(kept("theme", "auto")) ? kept("theme", "auto") : "auto",
   site: kept("site", ""),
@@ -25,12 +28,13 @@ export const state = {
   grades: {}, // of the running hour, counted on between two refreshes
   hour: 0,
   arrivals: [], // of the last minute
-  watchedSince: 0, // whether that is a minute yet
+  watchedSince: null, // whether that is a minute yet
   alerts: new Map(),
   moreAlerts: false,
   devices: [],
   moreDevices: false,
   loaded: false,
+  loadedAt: 0, // when REST last answered all that was asked
   mayAcknowledge: false,
   signedIn: false,
 };
@@ -40,6 +44,12 @@ export const show = (id) => document.getElementById(id);
 // By the server's clock, as its last message told it.
 export const now = () => Date.now() + state.clockAhead;
 
+// The link is there, but what the page asks for does not come.
+export function isSilent() {
+  const since = state.loaded ? state.loadedAt : state.watchedSince;
+  return state.link === "live" && since !== null && now() - since > (state.loaded ? SILENT_MS : FIRST_MS);
+}
+
 // The link is there, but nothing comes over it.
 export function isStale() {
   if (state.link !== "live" || !state.loaded) return false;
@@ -48,7 +58,7 @@ export function isStale() {
 
 // Livers a minute, from ten seconds on.
 export function perMinute() {
-  const watched = Math.min(now() - state.watchedSince, MINUTE_MS);
+  const watched = state.watchedSince === null ? 0 : Math.min(now() - state.watchedSince, MINUTE_MS);
   return watched < 10_000 ? null : (state.arrivals.length * MINUTE_MS) / watched;
 }
 

@@ -1,6 +1,6 @@
 // What the page shows: each function draws one part of `state`, and only what has changed.
 import { drawHeights, drawSpectrum, drawTrend } from "./drawings.js";
-import { HOUR_MS, MINUTE_MS, isStale, now, perMinute, show, state } from "./state.js";
+import { HOUR_MS, MINUTE_MS, isSilent, isStale, now, perMinute, show, state } from "./state.js";
 import { otherLanguage, texts } from "./texts.js";
 
 const GRADES = ["A+", "A", "B", "C", "REJECT", "NOT_GRADABLE"];
@@ -19,7 +19,7 @@ function change(node, content) {
   if (node.textContent !== content) node.textContent = content;
 }
 
-const nothing = () => element("li", { className: "none", textContent: state.text.none });
+const nothing = () => element("li", { className: "none", textContent: state.loaded ? state.text.none : "–" });
 
 export function render() {
   renderTexts();
@@ -57,6 +57,7 @@ export function renderLink() {
   const idle = newest ? Math.max(0, now() - Date.parse(newest.received_at)) : 0;
   let [shown, banner] = [state.link, ""];
   if (state.link === "lost") banner = text.lost(format.time(state.lostAt));
+  else if (isSilent()) [shown, banner] = ["stale", text.silent];
   else if (isStale()) {
     shown = "stale";
     banner = newest ? text.stale(format.whole(Math.floor(idle / MINUTE_MS))) : text.never;
@@ -103,7 +104,7 @@ export function renderLine() {
   const counts = GRADES.map((grade) => state.grades[grade] ?? 0);
   const all = counts.reduce((sum, one) => sum + one, 0);
   const graded = all - (state.grades.NOT_GRADABLE ?? 0);
-  change(show("hour-count"), format.whole(all));
+  change(show("hour-count"), state.loaded || all ? format.whole(all) : "–");
   const rate = perMinute();
   change(show("per-minute"), rate === null ? "–" : format.whole(rate));
   change(show("conformity"), graded ? format.fine((graded - (state.grades.REJECT ?? 0)) / graded) : "–");
@@ -129,7 +130,7 @@ export function renderAlerts() {
     (a, b) => a.acknowledged - b.acknowledged || Date.parse(b.opened_at) - Date.parse(a.opened_at),
   );
   const focused = document.activeElement?.dataset?.alert;
-  change(show("alert-count"), `${state.format.whole(items.length)}${state.moreAlerts ? "+" : ""}`);
+  change(show("alert-count"), state.loaded ? `${state.format.whole(items.length)}${state.moreAlerts ? "+" : ""}` : "–");
   list.replaceChildren(...(items.length ? items.map(alertRow) : [nothing()]));
   // Who works with the keyboard stays where they were, or comes to the next alert, or to the heading.
   if (focused) (list.querySelector(`[data-alert="${focused}"]`) ?? list.querySelector("button") ?? show("alerts-title")).focus();

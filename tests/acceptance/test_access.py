@@ -48,6 +48,28 @@ def bearer(value: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {value}"}
 
 
+def test_a_browser_keeps_its_key_in_a_cookie_that_other_pages_cannot_use(guarded: Server) -> None:
+    def sign_in(value: str) -> tuple[int, dict[str, str]]:
+        status, _, headers = guarded.request("/api/session", method="POST", body={"key": value})
+        return status, headers
+
+    operator = key(guarded, "operator")
+    status, headers = sign_in(operator)
+    assert status == 200
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(headers["set-cookie"].split("; "))
+    assert sign_in("gvk_wrong")[0] == 401
+    assert sign_in(key(guarded, "device"))[0] == 403  # it opens no page
+    mine = f"gaveurs_key={operator}"
+    host = f"127.0.0.1:{guarded.port}"
+    for cookie in (mine, f'prefs={{"a": 1}}; {mine}', f"foo; x=a b; {mine}; y=2"):
+        assert guarded.request("/api/sqal/samples", headers={"Cookie": cookie})[0] == 200
+    assert guarded.request("/api/sqal/samples", headers={"Cookie": mine, "Origin": f"http://{host}"})[0] == 200
+    for origin in ("http://evil.example", "http://[x", "null", f"http://{host}.evil.example"):
+        assert guarded.request("/api/sqal/samples", headers={"Cookie": mine, "Origin": origin})[0] == 403
+    assert guarded.request("/api/sqal/samples", headers={"Origin": "http://[x"})[0] == 401
+    assert guarded.request("/", headers={"Origin": "http://[x"})[0] == 200
+
+
 def test_without_a_key_only_probes_answer(guarded: Server) -> None:
     assert guarded.request("/health/live")[0] == 200
     for path in ("/api/sqal/samples", "/docs", "/openapi.json", "/nowhere"):

@@ -74,6 +74,8 @@ def test_a_lot_says_how_it_did_and_takes_a_species(server: Server) -> None:
     assert server.get(path)["species"] == "goose"
     assert problem(server, path, method="PUT", body={"species": "hen"}) == (422, "invalid_request")
     assert problem(server, "/api/sqal/lots/nothing") == (404, "not_found")
+    for nameless in ("%20", "%0A"):
+        assert problem(server, f"/api/sqal/lots/{nameless}", method="PUT", body={"species": "duck"})[0] == 422
     assert server.request("/api/sqal/lots/next", method="PUT", body={"species": "duck"})[0] == 200
     assert server.get("/api/sqal/lots/next")["count"] == 0
 
@@ -125,6 +127,13 @@ def test_samples_are_exported_as_csv_and_parquet(server: Server) -> None:
     assert iso(table[0]["device_time"]) == listed[1]["device_time"]
     assert server.request("/api/sqal/samples.csv?device_id=NOBODY")[1].count(b"\n") == 1
     assert problem(server, "/api/sqal/samples.csv?grade=Z") == (422, "invalid_request")
+    for path in (
+        "samples.csv?grade=A&grade=B",
+        "samples?device_id=a&device_id=b",
+        "alerts?device_id[]=a",
+        "dashboard?lot[]=1",
+    ):
+        assert problem(server, f"/api/sqal/{path}") == (422, "invalid_request")
 
 
 async def test_an_export_of_several_pages_holds_each_sample_once(server: Server) -> None:

@@ -210,6 +210,7 @@ async def test_fifty_devices_cut_off_are_one_alert_naming_them(bench: Bench) -> 
     (alert,) = await listed(bench, open=True)
     assert (alert["devices"], alert["site_code"], alert["severity"]) == (names, "LL", "critical")
     assert [one["id"] for one in await listed(bench, device_id="ESP32_LL_07")] == [alert["id"]]
+    assert await listed(bench, site_code="MT") == []
     await looking.hear([*names, "ESP32_MT_01"])
     assert await looking.after(5) == [("site_offline", "cleared")]
 
@@ -225,6 +226,7 @@ async def test_after_a_start_or_an_outage_everyone_gets_the_full_time_again(benc
     assert await looking.after(295) == []  # what was open stays open, nothing is new
     assert [one["devices"] for one in await listed(bench, open=True)] == [["ESP32_LL_01", "ESP32_LL_02"]]
     assert await looking.after(10) == [("site_offline", "cleared"), ("all_offline", "open")]
+    assert [one["rule"] for one in await listed(bench, open=True, site_code="LL")] == ["all_offline"]
     await bench.connection.execute("UPDATE devices SET in_service = false")
     assert await looking.after(5) == [("all_offline", "cleared")]
 

@@ -36,7 +36,7 @@ def names(entries: list[live.Entry]) -> list[tuple[str | None, str]]:
 
 
 def alert(number: int) -> dict[str, Any]:
-    return {"id": number, "device_id": "D1", "site_code": "LL", "sample_id": f"alert {number}"}
+    return {"id": number, "device_id": "D1", "site_code": "LL", "sample_id": f"alert {number}", "devices": []}
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), min_size=1, max_size=8))
@@ -98,6 +98,25 @@ def test_filters_narrow_samples_and_alerts() -> None:
     assert taken(LiveFilter(min_grade="B")) == [("D1", "0"), ("D1", "1"), ("D2", "9"), ("D1", "alert 1")]
     assert ("D1", "2") in taken(LiveFilter(min_grade="REJECT"))
     assert ("D1", "3") not in taken(LiveFilter(min_grade="REJECT"))
+
+
+def test_an_alert_of_all_sites_reaches_each_and_one_that_lists_a_device_reaches_it() -> None:
+    feed = LiveFeed(SystemClock())
+    everywhere = alert(1) | {"device_id": None, "site_code": None, "devices": ["D1", "D2"]}
+    for wanted, seen in (
+        (LiveFilter(site_code="MT"), True), (LiveFilter(device_id="D2"), True), (LiveFilter(device_id="D3"), False),
+        (LiveFilter(device_id="D1", site_code="MT", min_grade="A+"), True),
+    ):  # fmt: skip
+        reader = feed.subscribe(lambda: None)
+        reader.wanted = wanted
+        feed.note(alerts=[everywhere])
+        entries, _ = reader.take()
+        assert bool(entries) is seen
+        remote = LiveFeed(SystemClock())
+        there = remote.subscribe(lambda: None)
+        there.wanted = wanted
+        remote.note_remote(feed.since(feed.number - 1)[0][0].message.payload)
+        assert bool(there.take()[0]) is seen
 
 
 @pytest.mark.parametrize(

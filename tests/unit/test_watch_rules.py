@@ -106,6 +106,16 @@ def test_a_part_of_a_site_cut_off_is_one_alert_and_a_later_one_its_own() -> None
     assert len(story.open["D00", "devices_offline"].devices) == 40
 
 
+def test_a_later_group_never_hides_in_the_alert_of_an_earlier_one() -> None:
+    story = Story()
+    there = [seen("Z", 1)]
+    story.round([*(seen(name, 310) for name in "ABC"), seen("D", 1), seen("E", 1), *there])
+    story.round([seen("A", 1), seen("B", 400), seen("C", 400), seen("D", 1), seen("E", 1), *there])
+    story.round([*(seen(name, 310) for name in "ADE"), seen("B", 700), seen("C", 700), *there])
+    assert [one.devices for one in story.opened] == [("A", "B", "C"), ("A", "D", "E")]
+    assert sorted(one.devices for one in story.open.values()) == [("A", "D", "E"), ("B", "C")]
+
+
 def test_one_device_alone_is_named_alone_and_only_a_sign_of_life_ends_it() -> None:
     story = Story()
     others = [seen("B", 1), seen("C", 1)]
