@@ -157,7 +157,7 @@ def migrate(data_dir: DataDir = None) -> None:
 @cli.command()
 def grading(
     livers: Annotated[int, typer.Option(min=100, help="Synthetic livers of each kind.")] = 2_000,
-    seed: Annotated[int, typer.Option(help="Other livers.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Other livers.")] = 1,
     write: Annotated[Path | None, typer.Option(help="Write the page there instead of printing it.")] = None,
 ) -> None:
     """Judge synthetic livers whose truth is known; ends with code 1 when a bound is missed."""

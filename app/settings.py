@@ -105,6 +105,8 @@ class Settings(BaseSettings):
         parts = [part.partition("=") for part in value.split(",") if part.strip()]
         if any(not (site.strip() and recipe.strip()) for site, _, recipe in parts):
             raise ValueError("must look like LL=sqal-1,MT=sqal-1-reported")
+        if len({site.strip() for site, _, _ in parts}) < len(parts):
+            raise ValueError("names a site twice")
         return {site.strip(): recipe.strip() for site, _, recipe in parts}
 
     @field_validator("cors_origins")

@@ -171,15 +171,18 @@ class Derived(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Why a sample has its grade. `reasons`, the weightiest first: `score`, `rejected_for_defects`, `weaker_tof`,
-    `weaker_spectral`, `defect`, `ratio`; of a reading that could not be graded `too_few_zones`, `no_product_seen`,
-    `spectrum_unusable`, `device_sent_no_scores`; each with figures of its own.
+    """Why a sample has its grade, by the recipe as it was then; not `recipe_known` where this program has another version
+    of it, or none, and cannot say what that one saw. `reasons`, the weightiest first: `score`, `rejected_for_defects`,
+    `weaker_tof`, `weaker_spectral`, `defect`, `ratio`; of a reading that could not be graded `too_few_zones`,
+    `no_product_seen`, `spectrum_unusable`, `device_sent_no_scores`; each with figures of its own.
     """
 
     device_id: str
     sample_id: str
     device_time: datetime
     recipe: str
+    recipe_hash: str
+    recipe_known: bool
     grade: Grade
     score: float | None
     tof_score: float | None

@@ -6,6 +6,7 @@ The grade is the stored one, of the recipe that made it. Surface and spectrum ar
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from app.sqal.body import SIDE
@@ -13,14 +14,14 @@ from app.sqal.frame import MICRO, side_of
 from app.sqal.legal_mass import DENSITY_G_PER_MM3
 from app.sqal.queries import find_sample
 from app.sqal.reading import NOT_GRADABLE
-from app.sqal.recipe_definition import SQAL1
+from app.sqal.recipe_definition import REPORTED
 from app.sqal.recipes import DeviceProfile
 from app.sqal.spectrum import RATIOS
 from app.sqal.sqal1 import Sqal1Recipe
 from app.sqal.surface import LEAST_ZONES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     import asyncpg
@@ -30,7 +31,20 @@ if TYPE_CHECKING:
     from app.sqal.recipe_definition import Definition
     from app.sqal.sqal1 import Judgement
 
-COLUMNS: Final = "s.frame, s.profile, s.grade, s.score, s.tof_score, s.spectral_score, s.device_time, r.name AS recipe"
+COLUMNS: Final = (
+    "s.frame, s.profile, s.grade, s.score, s.tof_score, s.spectral_score, s.device_time,"
+    " r.name AS recipe, r.hash AS recipe_hash, r.definition"
+)
+
+
+class _Graded:
+    """The recipe that made the stored grade, as it was stored then; `known` when this program would grade alike."""
+
+    def __init__(self, definition: Mapping[str, Any], *, known: bool) -> None:
+        self.known = known
+        self.weights: Mapping[str, int] = definition["weights"]
+        self.ladder = sorted(definition["thresholds"].items(), key=lambda step: -step[1])
+        self.by_device = definition.get("engine", REPORTED) == REPORTED
 
 
 async def explain_sample(
@@ -38,7 +52,10 @@ async def explain_sample(
 ) -> dict[str, Any]:
     """The newest sample under these names, explained. NotFoundError when there is none."""
     sample = await find_sample(connection, COLUMNS, device_id, sample_id, device_time)
-    own = book[sample["recipe"]] if sample["recipe"] in book else book[SQAL1]
+    own = book.get(sample["recipe"])
+    if own is not None and own.definition.hash != sample["recipe_hash"]:
+        own = None  # another version of it graded this sample
+    graded_by = _Graded(json.loads(sample["definition"]), known=own is not None)
     deriving = own if isinstance(own, Sqal1Recipe) else Sqal1Recipe()
     judged = _judge(deriving, sample)
     derived = _derived(deriving.definition, judged) if judged else None
@@ -47,13 +64,15 @@ async def explain_sample(
         "sample_id": sample_id,
         "device_time": sample["device_time"],
         "recipe": sample["recipe"],
+        "recipe_hash": sample["recipe_hash"],
+        "recipe_known": graded_by.known,
         "grade": sample["grade"],
         "score": _unit(sample["score"]) if sample["grade"] != NOT_GRADABLE else None,
         "tof_score": _unit(sample["tof_score"]),
         "spectral_score": _unit(sample["spectral_score"]),
-        "weights": dict(own.definition.weights),
-        "thresholds": dict(own.definition.thresholds),
-        "reasons": list(_reasons(sample, own.definition, derived)),
+        "weights": {name: value / MICRO for name, value in graded_by.weights.items()},
+        "thresholds": {name: value / MICRO for name, value in graded_by.ladder if value},
+        "reasons": list(_reasons(sample, graded_by, derived)),
         "derived": derived,
     }
 
@@ -103,19 +122,19 @@ def _ratio(name: str, band: tuple[float, float, float, float], value: float) -> 
     return {"name": name, "value": value, "optimal": [low, high], "acceptable": [least, most], "state": state}
 
 
-def _reasons(
-    sample: asyncpg.Record, definition: Definition, derived: dict[str, Any] | None
-) -> Iterator[dict[str, Any]]:
+def _reasons(sample: asyncpg.Record, graded_by: _Graded, derived: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """In the order of their weight; each with a code, which a page can say in its own words."""
-    grade, by_device = sample["grade"], definition.engine != SQAL1
+    grade, by_device = sample["grade"], graded_by.by_device
     if grade == NOT_GRADABLE:
         yield from _obstacles(derived, by_device=by_device)
         return
+    if not graded_by.known:  # what this program derives is not what that recipe saw
+        derived = None
     defects = derived["defects"] if derived and not by_device else []
-    names, limits = zip(*definition.ladder, strict=True)
+    names, limits = zip(*graded_by.ladder, strict=True)
     place = names.index(grade)
     if grade == "REJECT" and sample["score"] >= limits[-2]:
-        yield {"code": "rejected_for_defects", "defects": len(defects)}
+        yield {"code": "rejected_for_defects", "defects": len(defects) if derived and not by_device else None}
     else:
         yield {"code": "score", "least": limits[place] / MICRO, "below": limits[place - 1] / MICRO if place else None}
     weaker = "tof" if sample["tof_score"] < sample["spectral_score"] else "spectral"

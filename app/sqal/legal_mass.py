@@ -18,12 +18,12 @@ def legal_mass(volume_mm3: int | None, species: str | None) -> dict[str, Any] | 
     """`below`, `uncertain` or `above` the least mass of its species (duck unless said otherwise), with the estimate and
     its uncertainty (one standard deviation); None without a derived volume.
     """
-    if volume_mm3 is None:
+    if volume_mm3 is None or volume_mm3 <= 0:
         return None
     kind = species or "duck"
     mass_g = volume_mm3 * DENSITY_G_PER_MM3
     uncertainty_g = mass_g * RELATIVE_ERROR
-    off = (mass_g - LEAST_G[kind]) / uncertainty_g if uncertainty_g else -SURE
+    off = (mass_g - LEAST_G[kind]) / uncertainty_g
     verdict = "above" if off >= SURE else "below" if off <= -SURE else "uncertain"
     return {
         "verdict": verdict,

@@ -31,6 +31,9 @@ class RecipeBook:
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
+    def get(self, name: str) -> Recipe | None:
+        return self._by_name.get(name)
+
     def __getitem__(self, name: str) -> Recipe:
         """Raises ValueError for a name that is not known."""
         if name not in self._by_name:

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SYNTAX_LINE = re.compile(r"\(at line (\d+), column \d+\)")
-_TABLE = re.compile(r"\s*\[\s*([^\]]+?)\s*\]")
-_KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*=""")
+_TABLE = re.compile(r"\s*\[(.+)\]\s*(?:#.*)?\r?$")
+_KEY = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*=""")
+_DOT = re.compile(r"""\.(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
 
 
 class RecipeFileError(ValueError):
@@ -44,10 +45,12 @@ class RecipeFileError(ValueError):
 
 def read_recipes(folder: Path) -> list[Definition]:
     """Every `*.toml` of the folder, by name of the file. Raises RecipeFileError for the first that makes no sense."""
-    if not folder.is_dir():
-        raise RecipeFileError(f"{folder}: no such folder")
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.is_file())
+    except OSError as error:
+        raise RecipeFileError(f"{folder}: cannot be read as a folder ({error.strerror})") from error
     definitions: dict[str, Definition] = {}
-    for file in sorted(folder.glob("*.toml")):
+    for file in files:
         definition = read_recipe(file)
         if definition.name in definitions:
             raise RecipeFileError(f"{file}:1: another file defines {definition.name!r} too")
@@ -62,13 +65,15 @@ def read_recipe(file: Path) -> Definition:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = found[1] if (found := _SYNTAX_LINE.search(str(error))) else "1"
-        raise RecipeFileError(f"{file}:{line}: {_SYNTAX_LINE.sub('', str(error)).strip()}") from error
+        raise RecipeFileError(_one_line(f"{file}:{line}: {_SYNTAX_LINE.sub('', str(error)).strip()}")) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeFileError(f"{file}:1: cannot be read as UTF-8 text") from error
+    except (ValueError, RecursionError) as error:
+        raise RecipeFileError(f"{file}:1: numbers too long, or nested too deep") from error
     try:
         return _definition(data)
     except DefinitionError as error:
-        raise RecipeFileError(f"{file}:{_line_of(text, error.path)}: {error}") from error
+        raise RecipeFileError(_one_line(f"{file}:{_line_of(text, error.path)}: {error}")) from error
 
 
 def _definition(data: dict[str, Any]) -> Definition:
@@ -79,7 +84,7 @@ def _definition(data: dict[str, Any]) -> Definition:
     known = {"name", "version", "engine", "hash", "weights", "thresholds", "reject"}
     if engine == SQAL1:
         known |= {"volume", "severity", "surface", "pitch_mm", "bands", "search"}
-    for key in data.keys() - known:
+    for key in sorted(data.keys() - known):
         raise DefinitionError((key,), f"no such field in a {engine} recipe; known: {', '.join(sorted(known))}")
     tables = {name: _table(data, name) for name in known - {"name", "version", "engine", "hash"}}
     name = _take(data, ("name",), _text)
@@ -93,9 +98,9 @@ def _definition(data: dict[str, Any]) -> Definition:
         engine=engine,
         weights=_numbers(("weights",), tables["weights"]) or base.weights,
         thresholds=_numbers(("thresholds",), tables["thresholds"]) or base.thresholds,
-        pitch_mm={key: _several(("pitch_mm", key), value, 2) for key, value in tables.get("pitch_mm", {}).items()},
+        pitch_mm={key: _pitch(("pitch_mm", key), value) for key, value in tables.get("pitch_mm", {}).items()},
         bands={**base.bands, **{k: _several(("bands", k), v, 4) for k, v in tables.get("bands", {}).items()}},
-        search=replace(base.search, **{key: _positive(("search", key), value) for key, value in search.items()}),
+        search=replace(base.search, **{key: _search_value(key, value) for key, value in search.items()}),
         **_fields(tables),
     )
     given = data.get("hash")
@@ -104,6 +109,9 @@ def _definition(data: dict[str, Any]) -> Definition:
     return definition
 
 
+LEAST, MOST = 1e-6, 1e9
+MOST_STEPS: Final = 20
+WIDEST_PITCH_MM: Final = 100.0
 FIELDS: Final = {
     ("reject", "defects"): "reject_defects", ("reject", "severity_above"): "reject_severity_above",
     ("volume", "ideal_mm3"): "volume_ideal_mm3", ("volume", "zero_at"): "volume_zero_at",
@@ -117,8 +125,21 @@ def _fields(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
         _only((table,), tables.get(table, {}), {key for of, key in FIELDS if of == table})
     for (table, key), field in FIELDS.items():
         if key in tables.get(table, {}):
-            values[field] = _positive((table, key), tables[table][key])
+            check = _count if key == "defects" else _positive
+            values[field] = check((table, key), tables[table][key])
+    if values.get("reject_severity_above", 0.0) > 1:
+        raise DefinitionError(("reject", "severity_above"), "must not be above 1")
     return values
+
+
+def _search_value(key: str, value: Any) -> Any:
+    """Steps are few and whole; the rest are sizes."""
+    path = ("search", key)
+    if not key.endswith("_steps"):
+        return _positive(path, value)
+    if _count(path, value) > MOST_STEPS:
+        raise DefinitionError(path, f"at most {MOST_STEPS}")
+    return int(value)
 
 
 def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
@@ -141,15 +162,15 @@ def _text(path: tuple[str, ...], value: Any) -> str:
 
 
 def _count(path: tuple[str, ...], value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         raise DefinitionError(path, "must be a whole number from 1")
     return value
 
 
-def _positive(path: tuple[str, ...], value: Any) -> Any:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise DefinitionError(path, "must be a number above 0")
-    return value
+def _positive(path: tuple[str, ...], value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not LEAST <= value <= MOST:
+        raise DefinitionError(path, f"must be a number above 0, from {LEAST:g} to {MOST:g}")
+    return float(value)
 
 
 def _numbers(path: tuple[str, ...], table: dict[str, Any]) -> dict[str, float]:
@@ -162,21 +183,38 @@ def _several(path: tuple[str, ...], value: Any, count: int) -> Any:
     return tuple(float(_positive(path, one)) for one in value)
 
 
+def _pitch(path: tuple[str, ...], value: Any) -> Any:
+    pitch = _several(path, value, 2)
+    if max(pitch) > WIDEST_PITCH_MM:
+        raise DefinitionError(path, f"a zone is at most {WIDEST_PITCH_MM:g} mm wide")
+    return pitch
+
+
 def _only(path: tuple[str, ...], table: dict[str, Any], known: set[str]) -> None:
-    for key in table.keys() - known:
+    for key in sorted(table.keys() - known):
         raise DefinitionError((*path, key), f"no such field; known: {', '.join(sorted(known))}")
 
 
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def _line_of(text: str, path: tuple[str, ...]) -> int:
-    """Where the last part of `path` stands, else its table, else the first line."""
-    table, best = "", 1
-    for number, line in enumerate(text.splitlines(), 1):
+    """Where the last part of `path` stands, else the nearest above it, else the first line."""
+    table: tuple[str, ...] = ()
+    best, depth = 1, 0
+    for number, line in enumerate(text.split("\n"), 1):
         if header := _TABLE.match(line):
-            table = header[1].strip("\"'")
-            if (table,) == path or (len(path) > 1 and table == path[0]):
-                best = number
+            table = here = _parts(header[1].strip("[] "))
         elif key := _KEY.match(line):
-            here = ((table,) if table else ()) + (key[1].strip("\"'"),)
-            if here == path:
-                return number
+            here = (*table, *_parts(key[1]))
+        else:
+            continue
+        shared = len(here) if here == path[: len(here)] else len(path) if path == here[: len(path)] else 0
+        if shared > depth:
+            best, depth = number, shared
     return best
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in _DOT.split(dotted))

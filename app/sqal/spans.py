@@ -52,7 +52,8 @@ def spans(begin: datetime, end: datetime, zone: ZoneInfo, starts: Sequence[time]
         marks += [(_instant(day, start, zone), f"{start:%H:%M}") for start in sorted(starts)]
         day += timedelta(days=1)
     pairs = pairwise(marks)
-    return [Span(at, until, label) for (at, label), (until, _) in pairs if until > begin and at < end]
+    # Where the clock is set forward over a shift's start, that shift is empty.
+    return [Span(at, until, label) for (at, label), (until, _) in pairs if until > at and until > begin and at < end]
 
 
 def _instant(day: date, start: time, zone: ZoneInfo) -> datetime:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 LEAST_ZONES: Final = 48.0
 LEAST_PRODUCT_ZONES: Final = 4
 LEAST_RIM_ZONES: Final = 8
+# No liver is higher, and no reading of one lies so far under its tray: such a frame is not judged.
+HIGHEST_MM: Final = 300.0
+DEEPEST_MM: Final = 150.0
+VOLUME_MM3: Final = (10_000.0, 5_000_000.0)
 TRAY_BAND_MM: Final = 12.0  # about the rim's median: what is farther from it is product, or noise beyond use
 MOST_DEVIATIONS: Final = 5
 _HALF, _VALID, _NO_MEASUREMENT = (6, 9), 5, 0
@@ -70,6 +74,8 @@ def read_surface(distances: Floats, weights: Floats, zone_area_mm2: Floats, sear
     usable = fold(weights)
     product = (heights > PRODUCT_MM) & (weights > 0.0)
     judged = seen & (usable >= LEAST_ZONES) & (product.sum(axis=0) >= LEAST_PRODUCT_ZONES)
+    measured = np.where(weights > 0.0, heights, 0.0)
+    judged &= (measured.max(axis=0) <= HIGHEST_MM) & (measured.min(axis=0) >= -DEEPEST_MM)
     heights = np.where(judged, heights, 0.0)
     found = strongest(heights, weights, search)
     rounds, zones = [found.mm], [found.mask > 0.0]
@@ -84,8 +90,13 @@ def read_surface(distances: Floats, weights: Floats, zone_area_mm2: Floats, sear
         rounds.append(mm)
         zones.append(mask)
     fitted = heights - found.residual - np.where(zones[0], rounds[0], 0.0)
-    whole = np.where(weights > 0.0, heights, np.maximum(fitted, 0.0))
+    # The body without what was found on it: a foreign body must not make up for a small liver.
+    own = heights
+    for mm, mask in zip(rounds, zones, strict=True):
+        own = own - np.where(mask, mm, 0.0)
+    whole = np.where(weights > 0.0, own, np.maximum(fitted, 0.0))
     volume = fold(np.where(product_zones(whole), whole, 0.0)) * zone_area_mm2
+    judged &= (volume >= VOLUME_MM3[0]) & (volume <= VOLUME_MM3[1])
     inside = product.astype(np.float64)
     roughness = np.sqrt(fold(found.residual * found.residual * inside) / np.maximum(fold(inside), 1.0))
     return Surface(judged, usable, volume, roughness, np.stack(rounds), np.stack(zones), heights)

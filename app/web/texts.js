@@ -24,7 +24,7 @@ const LANGUAGES = {
     },
     reasons: {
       score: (r, f) => r.below === null ? `${f.percent(r.least)} or more: the best grade` : `From ${f.percent(r.least)}, below ${f.percent(r.below)}`,
-      rejected_for_defects: (r) => `Rejected for its defects (${r.defects})`,
+      rejected_for_defects: (r) => `Rejected for its defects${r.defects === null ? "" : ` (${r.defects})`}`,
       weaker_tof: (r, f) => `Shape is the weaker part: ${f.percent(r.score)}`,
       weaker_spectral: (r, f) => `Colour is the weaker part: ${f.percent(r.score)}`,
       defect: (r, f) => `Something stands out by ${f.whole(r.deviation_mm)} mm (severity ${f.percent(r.severity)})`,
@@ -58,7 +58,7 @@ const LANGUAGES = {
     },
     reasons: {
       score: (r, f) => r.below === null ? `${f.percent(r.least)} ou plus : le meilleur grade` : `À partir de ${f.percent(r.least)}, sous ${f.percent(r.below)}`,
-      rejected_for_defects: (r) => `Rejeté pour ses défauts (${r.defects})`,
+      rejected_for_defects: (r) => `Rejeté pour ses défauts${r.defects === null ? "" : ` (${r.defects})`}`,
       weaker_tof: (r, f) => `La forme est le point faible : ${f.percent(r.score)}`,
       weaker_spectral: (r, f) => `La couleur est le point faible : ${f.percent(r.score)}`,
       defect: (r, f) => `Un corps dépasse de ${f.whole(r.deviation_mm)} mm (gravité ${f.percent(r.severity)})`,

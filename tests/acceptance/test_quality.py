@@ -101,6 +101,11 @@ def test_an_explanation_says_why(server: Server) -> None:
     assert codes("q3") == ["device_sent_no_scores"]
     why = server.get("/api/sqal/samples/ESP32_LL_01/q2/explanation")
     assert (why["grade"], why["reasons"][0]) == ("C", {"code": "score", "least": 0.45, "below": 0.6})
+    assert (why["recipe_known"], why["weights"], list(why["thresholds"])) == (
+        True,
+        {"tof": 0.6, "spectral": 0.4},
+        ["A+", "A", "B", "C"],
+    )
     derived = why["derived"]
     assert (len(derived["heights_mm"]), len(derived["ratios"]), derived["by"]["name"]) == (8, 6, "sqal-1")
     assert derived["mass_g"] == pytest.approx(derived["volume_mm3"] * 0.947e-3)

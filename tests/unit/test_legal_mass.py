@@ -10,7 +10,7 @@ from app.sqal.legal_mass import legal_mass
     [
         (350.0, None, "above"), (348.0, "duck", "uncertain"), (300.0, "duck", "uncertain"), (264.0, "duck", "uncertain"),
         (262.0, "duck", "below"), (350.0, "goose", "below"), (430.0, "goose", "uncertain"), (470.0, "goose", "above"),
-        (0.0, "duck", "below"),
+        (1.0, "duck", "below"),
     ],
 )  # fmt: skip
 def test_the_mass_is_judged_with_its_uncertainty(mass_g: float, species: str | None, verdict: str) -> None:
@@ -22,4 +22,4 @@ def test_the_mass_is_judged_with_its_uncertainty(mass_g: float, species: str | N
 
 
 def test_without_a_derived_volume_nothing_is_said() -> None:
-    assert legal_mass(None, "goose") is None
+    assert legal_mass(None, "goose") is legal_mass(0, None) is legal_mass(-5, "duck") is None

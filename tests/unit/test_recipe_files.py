@@ -85,6 +85,19 @@ def test_every_number_changes_the_hash() -> None:
         (("[volume]", "[volumes]"), 11, "volumes: no such field"),
         (("850000", "0"), 12, "volume.ideal_mm3: must be a number above 0"),
         (("850000", "nan"), 12, "volume.ideal_mm3"),
+        (("850000", "9" * 400), 12, "volume.ideal_mm3: must be a number"),
+        (("850000", "9" * 5_000), 1, "numbers too long"),
+        (("850000", "1e-320"), 12, "volume.ideal_mm3: must be a number"),
+        (("[40, 25]", "[400, 25]"), 15, "pitch_mm.large tray: a zone is at most 100 mm wide"),
+        (("least_mm = 15", "body_steps = 4.0"), 21, "search.body_steps: must be a whole number"),
+        (("least_mm = 15", "body_steps = 1000"), 21, "search.body_steps: at most 20"),
+        (("[search]\nleast_mm = 15", "[reject]\ndefects = 2.5"), 21, "reject.defects: must be a whole number"),
+        (("[search]\nleast_mm = 15", "[reject]\nseverity_above = 5"), 21, "reject.severity_above: must not be above 1"),
+        (("[search]\nleast_mm = 15", "search.least = 15"), 20, "bands.search: must be a list of 4 numbers"),
+        (("[search]\nleast_mm = 15", "[[search]]\nleast_mm = 15"), 20, "search: must be a table"),
+        (("[volume]\nideal_mm3 = 850000", "[bands.LOI]\nideal = 3"), 11, "bands.LOI: must be a list of 4 numbers"),
+        (("version = 3", 'version = 3\n"\\u001b" = 3'), 1, "?: no such field"),
+        (("version = 3", "version = 3\nx = " + "[" * 5_000), 1, "nested too deep"),
         (("[40, 25]", "[40]"), 15, "pitch_mm.large tray: must be a list of 2 numbers"),
         (("VOR =", "XYZ ="), 18, "bands.XYZ: no such ratio"),
         (("0.20, 0.60]", "0.30, 0.60]"), 18, "bands.VOR: must be acceptable low < optimal low"),
@@ -121,5 +134,5 @@ def test_two_files_of_one_name_and_a_folder_that_is_none_are_refused(tmp_path: P
     written(tmp_path, GOOD, "second.toml")
     with pytest.raises(RecipeFileError, match=r"second\.toml:1: another file defines 'goose' too"):
         read_recipes(tmp_path)
-    with pytest.raises(RecipeFileError, match="no such folder"):
+    with pytest.raises(RecipeFileError, match="cannot be read as a folder"):
         read_recipes(tmp_path / "nowhere")

@@ -46,6 +46,14 @@ def test_days_begin_at_midnight_there_and_two_of_a_year_are_longer_or_shorter() 
     assert (night.begin, night.label) == (datetime(2026, 1, 4, 20, tzinfo=UTC), "21:00")
 
 
+def test_a_shift_that_the_clock_jumps_over_is_none() -> None:
+    begin = datetime(2026, 3, 28, 22, tzinfo=UTC)
+    found = spans(begin, begin + timedelta(days=1), PARIS, [time(1), time(2), time(3), time(12)])
+    assert len({one.begin for one in found}) == len(found)
+    assert all(one.until > one.begin for one in found)
+    assert all(one.until == following.begin for one, following in pairwise(found))
+
+
 def test_too_many_are_refused() -> None:
     with pytest.raises(BadRequestError):
         spans(datetime(2000, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), PARIS, SHIFTS)
