@@ -40,7 +40,7 @@ _SAMPLE: dict[str, Any] = {
     "legal_mass": {
         "verdict": "above",
         "mass_g": 497.0,
-        "uncertainty_g": 34.8,
+        "uncertainty_g": 39.8,
         "least_g": 300.0,
         "species": "duck",
     },
@@ -171,10 +171,10 @@ class Derived(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Why a sample has its grade, by the recipe as it was then; not `recipe_known` where this program has another version
-    of it, or none, and cannot say what that one saw. `reasons`, the weightiest first: `score`, `rejected_for_defects`,
-    `weaker_tof`, `weaker_spectral`, `defect`, `ratio`; of a reading that could not be graded `too_few_zones`,
-    `no_product_seen`, `spectrum_unusable`, `device_sent_no_scores`; each with figures of its own.
+    """Why a sample has its grade, by the recipe as it was then; not `recipe_known` where this program has another
+    version of it, or none, and cannot say what that one saw. `reasons`, the weightiest first: `score`,
+    `rejected_for_defects`, `weaker_tof`, `weaker_spectral`, `defect`, `ratio`; of a reading that could not be graded
+    `too_few_zones`, `no_product_seen`, `spectrum_unusable`, `device_sent_no_scores`; each with figures of its own.
     """
 
     device_id: str

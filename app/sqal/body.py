@@ -149,6 +149,12 @@ def normal_equations(slopes: Floats, weights: Floats) -> tuple[list[Floats], Flo
     return [fold(weighted[k] * slopes[k:]) for k in range(len(slopes))], weighted
 
 
+def _centre_slopes(s: Floats) -> Floats:
+    x, y = _CENTRE[:, None], _CENTRE[:, None, None]
+    sx, sy = s * x, s * y
+    return np.stack((s, sx, sy, sx * x, sx * y, sy * y)).reshape(TERMS, ZONES, -1)
+
+
 def _moments(zones: Floats, degree: int) -> list[Floats]:
     """Sums over (8, 8, frames) of x^a y^b at the zones' centres: [b][a], for all a + b <= degree."""
     columns = []
@@ -168,7 +174,7 @@ def _exact_equations(
     points: Floats, weights: Floats, residual: Floats, disc: Floats | None
 ) -> tuple[list[Floats], Floats]:
     """Rows of the normal equations of a step and their right side."""
-    slopes = _slopes(points)
+    slopes = _slopes(points) if len(points) > SIDE else _centre_slopes(points)
     if disc is not None:
         slopes = np.concatenate([slopes, disc[None]])
     rows, weighted = normal_equations(slopes, weights)
@@ -181,7 +187,7 @@ def _quick_equations(
     """The same, each zone's slopes taken at its centre: the direction of a step is nearly right, for a quarter of the
     price. What a step achieves is measured exactly.
     """
-    slopes = _pairs_of_columns(_pairs_of_rows(points))
+    slopes = _pairs_of_columns(_pairs_of_rows(points)) if len(points) > SIDE else points
     weighted = weights.reshape(slopes.shape) * slopes
     twice = _moments(weighted * slopes, 4)
     once = _moments(weighted * residual.reshape(slopes.shape), 2)
@@ -196,25 +202,47 @@ def _quick_equations(
     return rows, np.stack(right)
 
 
+def _at_centres(shape: Floats) -> tuple[Floats, Floats]:
+    """(zones' heights, slopes of the polynomial at their centres), the body taken at one point a zone."""
+    c0, c1, c2, c3, c4, c5 = shape
+    x, y = _CENTRE[:, None], _CENTRE[:, None, None]
+    square = c0 + x * (c1 + c3 * x) + y * (c2 + c4 * x + c5 * y)
+    height = np.sqrt(np.maximum(square, 0.0))
+    return height.reshape(ZONES, -1), np.where(square > 0.0, 0.5 / np.maximum(height, STEEPEST_MM), 0.0)
+
+
+def _over_zones(shape: Floats) -> tuple[Floats, Floats]:
+    """(zones' heights, slopes of the polynomial at their points), the body's mean over four points a zone."""
+    square, height = evaluate(shape)
+    return _mean(height), _point_slopes(square, height)
+
+
 def fit(
-    heights: Floats, weights: Floats, shape: Floats, quick_steps: int, steps: int = 0, disc: Floats | None = None
+    heights: Floats,
+    weights: Floats,
+    shape: Floats,
+    quick_steps: int,
+    steps: int = 0,
+    disc: Floats | None = None,
+    *,
+    at_centres: bool = False,
 ) -> Fit:
     """`quick_steps` cheap steps of Levenberg-Marquardt from `shape`, then `steps` with the exact slopes; with `disc`
-    (64, frames), its height is fitted too.
+    (64, frames), its height is fitted too. `at_centres`: as if a zone saw its centre, not its whole area.
     """
+    see = _at_centres if at_centres else _over_zones
     disc_mm = np.zeros(heights.shape[-1])
-    square, height = evaluate(shape)
-    residual = heights - _mean(height)
+    seen, points = see(shape)
+    residual = heights - seen
     squares = fold(weights * residual * residual)
-    points = _point_slopes(square, height)
     damping = np.full(heights.shape[-1], 0.01)
     for left in range(quick_steps + steps - 1, -1, -1):
         equations = _exact_equations if left < steps else _quick_equations
         rows, right = equations(points, weights, residual, disc)
         step = Symmetric(rows, damping).solve(right)
         tried = shape + step[:TERMS]
-        square, height = evaluate(tried)
-        tried_residual = heights - _mean(height)
+        seen, tried_points = see(tried)
+        tried_residual = heights - seen
         tried_mm = disc_mm
         if disc is not None:
             tried_mm = disc_mm + step[TERMS]
@@ -224,6 +252,6 @@ def fit(
         shape, disc_mm = np.where(better, tried, shape), np.where(better, tried_mm, disc_mm)
         residual, squares = np.where(better, tried_residual, residual), np.where(better, tried_squares, squares)
         if left:
-            points = np.where(better, _point_slopes(square, height), points)
+            points = np.where(better, tried_points, points)
             damping = np.where(better, damping * 0.2, damping * 8.0)
     return Fit(shape, disc_mm, residual, squares)

@@ -36,7 +36,8 @@ name and by the hash of all that changes a grade. Why a sample has its grade:
   1. The tray is the plane through the rim's zones; heights are over it. Status 6 and 9 count half, a status that is all
      zero is unknown and counts.
   2. A half-ellipsoid is fitted to the heights (`app/sqal/body.py`), and flat discs of 1.5 zones that stand out of it
-     are searched by a matched filter (`app/sqal/deviations.py`), up to five.
+     are searched by a matched filter (`app/sqal/deviations.py`), up to five. Body and disc are fitted as if zones saw
+     areas and as if they saw points; the better fit counts, with the disc and without.
   3. tof = (0.5 volume term + 0.3 uniformity + 0.2 share of usable zones) x product of (1 - severity) over the defects.
   4. Six ratios of channels give freshness, fat quality, colour uniformity and oxidation (`app/sqal/spectrum.py`).
   5. `NOT_GRADABLE`: fewer than 48 weighted zones, no tray or no body in sight, Clear or three bands saturated or dark,
@@ -48,7 +49,8 @@ The arithmetic is elementwise float64 with sums in a fixed order: a frame grades
 
 Made by `gaveurs grading --livers {count} --seed {seed}`: {count} synthetic livers of each kind (half-ellipsoids of
 varied size, shape, angle and place, 5 mm noise a zone), without and with a planted flat disc of 1.5 zones radius.
-Another seed gives other livers; the command ends with code 1 when a bound is missed.
+A zone sees the mean over its area; or, in the column beside it and without a bound, the height at its centre: a real
+sensor is somewhere between. Another seed gives other livers; the command ends with code 1 when a bound is missed.
 
 {tables}
 """
@@ -62,11 +64,15 @@ def report(count: int, seed: int) -> tuple[str, Proof]:
 
 
 def _detection(proof: Proof) -> str:
-    rows = ["| planted body | livers flagged | bound |", "|---|---|---|"]
+    rows = [
+        "| planted body | livers flagged | where a zone sees its centre | bound |",
+        "|---|---|---|---|",
+    ]
     for planted in PLANTED_MM:
         bound = f">= {LEAST_FOUND[planted]:.0%}" if planted in LEAST_FOUND else ("published" if planted else "")
         name, bound = (f"{planted:.0f} mm", bound) if planted else ("none", f"<= {MOST_FLAGGED_CLEAN:.0%}")
-        rows.append(f"| {name} | {proof.flagged[planted]:.1%} | {bound} |")
+        flagged, at_centres = proof.flagged[planted], proof.flagged_at_centres[planted]
+        rows.append(f"| {name} | {flagged:.1%} | {at_centres:.1%} | {bound} |")
     rows += [
         "",
         f"Volume of clean livers: mean bias {proof.bias:+.1%} (at most {MOST_BIAS:.0%}), spread {proof.spread:.1%}.",

@@ -88,15 +88,18 @@ def _axis(pitch_mm: float) -> NDArray[np.float64]:
     return (np.arange(count) + 0.5 - count / 2) * pitch_mm / SUBSAMPLES
 
 
-def heights_mm(liver: Liver) -> NDArray[np.float64]:
-    """Mean height of each zone over the tray, (8, 8), rows along the tray's short side, without noise."""
-    x = _axis(PITCH_MM[0])[None, :] - liver.centre_mm[0]
-    y = _axis(PITCH_MM[1])[:, None] - liver.centre_mm[1]
+def heights_mm(liver: Liver, *, at_centres: bool = False) -> NDArray[np.float64]:
+    """Mean height of each zone over the tray, (8, 8), rows along the tray's short side, without noise; or the height at
+    its centre, as if the sensor saw a point.
+    """
+    points = 1 if at_centres else SUBSAMPLES
+    x, y = (_axis(pitch).reshape(SIDE * points, -1).mean(axis=1) for pitch in PITCH_MM)
+    x, y = x[None, :] - liver.centre_mm[0], y[:, None] - liver.centre_mm[1]
     along = x * cos(liver.angle) + y * sin(liver.angle)
     across = -x * sin(liver.angle) + y * cos(liver.angle)
     inside = 1 - (along / liver.semi_major_mm) ** 2 - (across / liver.semi_minor_mm) ** 2
     fine = liver.height_mm * np.sqrt(np.clip(inside, 0, None))
-    zones: NDArray[np.float64] = fine.reshape(SIDE, SUBSAMPLES, SIDE, SUBSAMPLES).mean(axis=(1, 3))
+    zones: NDArray[np.float64] = fine.reshape(SIDE, points, SIDE, points).mean(axis=(1, 3))
     if liver.planted_at_zone is not None:
         column, row = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
         near = np.hypot(column - liver.planted_at_zone[0], row - liver.planted_at_zone[1]) <= DISC_RADIUS_ZONES
@@ -104,9 +107,9 @@ def heights_mm(liver: Liver) -> NDArray[np.float64]:
     return zones
 
 
-def distances_mm(liver: Liver, rng: Generator) -> NDArray[np.float64]:
+def distances_mm(liver: Liver, rng: Generator, *, at_centres: bool = False) -> NDArray[np.float64]:
     """What the imager reports, (8, 8): floor minus height, with noise on every zone."""
-    zones = heights_mm(liver)
+    zones = heights_mm(liver, at_centres=at_centres)
     seen: NDArray[np.float64] = np.clip(FLOOR_MM - zones + rng.normal(0, NOISE_MM, zones.shape), 1.0, 2 * FLOOR_MM)
     return seen
 
