@@ -50,7 +50,7 @@ class Search:
     disc_steps: int = 3
     back_steps: int = 1
     exact_steps: int = 2
-    suspicion: float = 60.0
+    suspicion: float = 72.0
     evidence: float = 110.0
     least_mm: float = 12.0
 
