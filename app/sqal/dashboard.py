@@ -63,7 +63,7 @@ async def dashboard(connection: Connection, scope: Scope, limits: StateLimits, n
         "to": end,
         **figures_of(all_),
         "per_second": running / max((now - hour_of(now)).total_seconds(), 1.0),
-        "per_hour": all_["samples"] / max((end - begin) / timedelta(hours=1), 1.0),
+        "per_hour": all_["samples"] / max((end - hour_of(begin)) / timedelta(hours=1), 1.0),  # whole hours are summed
         "hours": [{"bucket": record["bucket"], **figures_of(record)} for record in hours],
         "sites": [
             {"site_code": record["site_code"] or None, **figures_of(record)}
