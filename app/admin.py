@@ -158,4 +158,5 @@ async def replay_refused(connection: Connection, settings: Settings, entry_id: U
     quarantine = make_quarantine(settings, codec)
     store = make_store(settings, make_recipes(settings), codec, quarantine)
     await store.register_recipes(connection)
-    return await replay(connection, quarantine, store, Preparer(_clock), entry_id)
+    results, _ = await replay(connection, quarantine, store, Preparer(_clock), entry_id)
+    return results

@@ -39,7 +39,6 @@ class ExportResponse(StreamingResponse):
     def __init__(self, exports: Exports, body: AsyncIterator[bytes], kind: str, name: str) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
         super().__init__(body, media_type=kind, headers=headers)
-        exports.check_room()
         self._place = ExitStack()
         self._place.enter_context(exports.holding())
 

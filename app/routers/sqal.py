@@ -255,5 +255,8 @@ async def quarantine_message(resources: CurrentResources, _who: Reader, entry_id
 async def quarantine_replay(resources: CurrentResources, _who: Operator, entry_id: UUID) -> dict[str, Any]:
     """Send the message through ingest again, after whatever refused it was mended."""
     async with resources.writes.connection() as connection:
-        results = await replay(connection, resources.quarantine, resources.store, resources.ingest.preparer, entry_id)
+        results, samples = await replay(
+            connection, resources.quarantine, resources.store, resources.ingest.preparer, entry_id
+        )
+    resources.live.note(samples)
     return {"id": entry_id, "results": results}

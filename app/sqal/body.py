@@ -149,6 +149,49 @@ def normal_equations(slopes: Floats, weights: Floats) -> tuple[list[Floats], Flo
     return [fold(weighted[k] * slopes[k:]) for k in range(len(slopes))], weighted
 
 
+class Areas:
+    """A zone sees the body's mean over its area: four points. Slopes are those of the polynomial at the points."""
+
+    @staticmethod
+    def see(shape: Floats) -> tuple[Floats, Floats]:
+        """(zones' heights, (64, frames); slopes at the points, (16, 16, frames))."""
+        square, height = evaluate(shape)
+        return _mean(height), _point_slopes(square, height)
+
+    @staticmethod
+    def of_zones(points: Floats) -> Floats:
+        """Slopes of whole zones, (8, 8, frames)."""
+        return _pairs_of_columns(_pairs_of_rows(points))
+
+    @staticmethod
+    def of_terms(points: Floats) -> Floats:
+        """How each zone's height follows the six terms, (6, 64, frames)."""
+        return _slopes(points)
+
+
+class Centres:
+    """A zone sees the body at its centre: one point, (8, 8, frames). Otherwise as `Areas`."""
+
+    @staticmethod
+    def see(shape: Floats) -> tuple[Floats, Floats]:
+        c0, c1, c2, c3, c4, c5 = shape
+        x, y = _CENTRE[:, None], _CENTRE[:, None, None]
+        square = c0 + x * (c1 + c3 * x) + y * (c2 + c4 * x + c5 * y)
+        height = np.sqrt(np.maximum(square, 0.0))
+        return height.reshape(ZONES, -1), np.where(square > 0.0, 0.5 / np.maximum(height, STEEPEST_MM), 0.0)
+
+    @staticmethod
+    def of_zones(points: Floats) -> Floats:
+        return points
+
+    @staticmethod
+    def of_terms(points: Floats) -> Floats:
+        return _centre_slopes(points)
+
+
+Zones = type[Areas] | type[Centres]
+
+
 def _centre_slopes(s: Floats) -> Floats:
     x, y = _CENTRE[:, None], _CENTRE[:, None, None]
     sx, sy = s * x, s * y
@@ -171,10 +214,10 @@ def _moments(zones: Floats, degree: int) -> list[Floats]:
 
 
 def _exact_equations(
-    points: Floats, weights: Floats, residual: Floats, disc: Floats | None
+    zones: Zones, points: Floats, weights: Floats, residual: Floats, disc: Floats | None
 ) -> tuple[list[Floats], Floats]:
     """Rows of the normal equations of a step and their right side."""
-    slopes = _slopes(points) if len(points) > SIDE else _centre_slopes(points)
+    slopes = zones.of_terms(points)
     if disc is not None:
         slopes = np.concatenate([slopes, disc[None]])
     rows, weighted = normal_equations(slopes, weights)
@@ -182,12 +225,12 @@ def _exact_equations(
 
 
 def _quick_equations(
-    points: Floats, weights: Floats, residual: Floats, disc: Floats | None
+    zones: Zones, points: Floats, weights: Floats, residual: Floats, disc: Floats | None
 ) -> tuple[list[Floats], Floats]:
     """The same, each zone's slopes taken at its centre: the direction of a step is nearly right, for a quarter of the
     price. What a step achieves is measured exactly.
     """
-    slopes = _pairs_of_columns(_pairs_of_rows(points)) if len(points) > SIDE else points
+    slopes = zones.of_zones(points)
     weighted = weights.reshape(slopes.shape) * slopes
     twice = _moments(weighted * slopes, 4)
     once = _moments(weighted * residual.reshape(slopes.shape), 2)
@@ -202,21 +245,6 @@ def _quick_equations(
     return rows, np.stack(right)
 
 
-def _at_centres(shape: Floats) -> tuple[Floats, Floats]:
-    """(zones' heights, slopes of the polynomial at their centres), the body taken at one point a zone."""
-    c0, c1, c2, c3, c4, c5 = shape
-    x, y = _CENTRE[:, None], _CENTRE[:, None, None]
-    square = c0 + x * (c1 + c3 * x) + y * (c2 + c4 * x + c5 * y)
-    height = np.sqrt(np.maximum(square, 0.0))
-    return height.reshape(ZONES, -1), np.where(square > 0.0, 0.5 / np.maximum(height, STEEPEST_MM), 0.0)
-
-
-def _over_zones(shape: Floats) -> tuple[Floats, Floats]:
-    """(zones' heights, slopes of the polynomial at their points), the body's mean over four points a zone."""
-    square, height = evaluate(shape)
-    return _mean(height), _point_slopes(square, height)
-
-
 def fit(
     heights: Floats,
     weights: Floats,
@@ -225,23 +253,22 @@ def fit(
     steps: int = 0,
     disc: Floats | None = None,
     *,
-    at_centres: bool = False,
+    zones: Zones = Areas,
 ) -> Fit:
     """`quick_steps` cheap steps of Levenberg-Marquardt from `shape`, then `steps` with the exact slopes; with `disc`
-    (64, frames), its height is fitted too. `at_centres`: as if a zone saw its centre, not its whole area.
+    (64, frames), its height is fitted too.
     """
-    see = _at_centres if at_centres else _over_zones
     disc_mm = np.zeros(heights.shape[-1])
-    seen, points = see(shape)
+    seen, points = zones.see(shape)
     residual = heights - seen
     squares = fold(weights * residual * residual)
     damping = np.full(heights.shape[-1], 0.01)
     for left in range(quick_steps + steps - 1, -1, -1):
         equations = _exact_equations if left < steps else _quick_equations
-        rows, right = equations(points, weights, residual, disc)
+        rows, right = equations(zones, points, weights, residual, disc)
         step = Symmetric(rows, damping).solve(right)
         tried = shape + step[:TERMS]
-        seen, tried_points = see(tried)
+        seen, tried_points = zones.see(tried)
         tried_residual = heights - seen
         tried_mm = disc_mm
         if disc is not None:

@@ -20,6 +20,7 @@ from app.sqal.body import (
     SIDE,
     TERMS,
     ZONES,
+    Centres,
     Fit,
     fit,
     from_moments,
@@ -183,8 +184,8 @@ def _strongest(heights: Floats, weights: Floats, search: Search) -> Found:
         # The same as if a zone saw its centre and not its whole area: where a liver's edge is steep, the difference
         # between the two looks like a disc. The better explanation counts, with a disc and without.
         steps = search.back_steps, search.exact_steps
-        with_disc = fit(mine, own, both.shape, *steps, disc, at_centres=True)
-        plain = fit(mine, own, alone.shape, *steps, at_centres=True)
+        with_disc = fit(mine, own, both.shape, *steps, disc, zones=Centres)
+        plain = fit(mine, own, alone.shape, *steps, zones=Centres)
         both = both.take(with_disc.squares < both.squares, with_disc)
         alone = alone.take(plain.squares < alone.squares, plain)
         evident = (alone.squares - both.squares > search.evidence) & (both.disc_mm > search.least_mm)

@@ -48,17 +48,14 @@ class Exports:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """A place for one export while it lasts."""
+        """A place for one export while it lasts. TooManyExportsError when there is none."""
+        if self._running >= MOST_AT_ONCE:
+            raise TooManyExportsError("too many exports run now; try again later", retry_after_s=30.0)
         self._running += 1
         try:
             yield
         finally:
             self._running -= 1
-
-    def check_room(self) -> None:
-        """Raises TooManyExportsError when there is none."""
-        if self._running >= MOST_AT_ONCE:
-            raise TooManyExportsError("too many exports run now; try again later", retry_after_s=30.0)
 
     async def csv(self, wanted: SampleFilter) -> AsyncIterator[bytes]:
         """RFC 4180, UTF-8, a header first. A text that a spreadsheet would run as a formula gets an apostrophe."""

@@ -80,7 +80,6 @@ class DashboardSession:
 
     async def run(self) -> None:
         """Serve the socket until the peer leaves, `end` is called, or it must be let go."""
-        self._say({"type": "connection_established", "message": "SQAL realtime feed"})
         tasks = [asyncio.create_task(work) for work in (self._write(), self._read(), self._ping())]
         try:
             watched: list[asyncio.Future[Any]] = [*tasks, self._end]
@@ -103,11 +102,12 @@ class DashboardSession:
     async def _write(self) -> None:
         """The connection's only writer; ends when the socket is gone or is not read."""
         try:
-            await self._flush()  # the greeting does not wait for the database
+            greeting = self._message({"type": "connection_established", "message": "SQAL realtime feed"})
+            self._sink.write_messages([greeting])
+            await self._ready()  # the greeting does not wait for the database, nor any news for their place behind it
             await self._say_latest()
             while True:
-                async with asyncio.timeout(SEND_DEADLINE_S):
-                    await self._sink.ready()
+                await self._ready()
                 await self._news.wait()
                 self._news.clear()
                 await self._flush()
@@ -116,9 +116,12 @@ class DashboardSession:
         except OSError:
             return
 
-    async def _flush(self) -> None:
+    async def _ready(self) -> None:
         async with asyncio.timeout(SEND_DEADLINE_S):
             await self._sink.ready()
+
+    async def _flush(self) -> None:
+        await self._ready()
         began = time.perf_counter()
         if messages := self._next_messages():  # taken only now: what a slow peer gets is as new as can be
             self._sink.write_messages(messages)

@@ -48,12 +48,12 @@ class RecipeBook:
         return recipe if recipe.can_grade(frame) else self._fallback
 
 
-ENGINES: Final[dict[str, Callable[[Definition], Recipe]]] = {SQAL1: Sqal1Recipe, REPORTED: ReportedRecipe}
+_APPLIED_BY: Final[dict[str, Callable[[Definition], Recipe]]] = {SQAL1: Sqal1Recipe, REPORTED: ReportedRecipe}
 
 
 def recipe_book(
     default: str, by_site: Mapping[str, str] | None = None, definitions: Iterable[Definition] = ()
 ) -> RecipeBook:
     """The shipped recipes and those of `definitions`. ValueError when `default` or a site's is none of them."""
-    recipes = [ENGINES[one.engine](one) for one in (*SHIPPED.values(), *definitions)]
+    recipes = [_APPLIED_BY[one.engine](one) for one in (*SHIPPED.values(), *definitions)]
     return RecipeBook(recipes, default, by_site)

@@ -26,7 +26,7 @@ import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.sqal.recipe_definition import REPORTED, SHIPPED, SQAL1, Definition, DefinitionError
+from app.sqal.recipe_definition import ENGINES, SHIPPED, SQAL1, Definition, DefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +78,8 @@ def read_recipe(file: Path) -> Definition:
 
 def _definition(data: dict[str, Any]) -> Definition:
     engine = _take(data, ("engine",), _text)
-    if engine not in (SQAL1, REPORTED):
-        raise DefinitionError(("engine",), f"must be {SQAL1} or {REPORTED}")
+    if engine not in ENGINES:
+        raise DefinitionError(("engine",), f"must be one of {', '.join(ENGINES)}")
     base = SHIPPED[engine]
     known = {"name", "version", "engine", "hash", "weights", "thresholds", "reject"}
     if engine == SQAL1:

@@ -9,6 +9,7 @@ import msgspec
 from app.sqal import wire
 from app.sqal.errors import RefusalError
 from app.sqal.prepare import explain
+from app.sqal.store import Written
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -29,8 +30,9 @@ class _Nobody:
 
 async def replay(
     connection: Connection, quarantine: Quarantine, store: SampleStore, preparer: Preparer, entry_id: UUID
-) -> list[dict[str, Any]]:
-    """Write the entry's sample (or each of a batch) if it can be stored now, and note the outcome on the entry.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write the entry's sample (or each of a batch) if it can be stored now, and note the outcome on the entry; the
+    outcomes, and the rows that were saved.
 
     The entry stays, so that it is known what happened to it. NotFoundError for an unknown entry.
     """
@@ -39,16 +41,16 @@ async def replay(
         parts = _samples_in(raw, encoding)
     except RefusalError as refusal:
         await quarantine.mark_replayed(connection, entry_id, str(refusal.code))
-        return [{"status": "error", "code": str(refusal.code), "error": refusal.reason}]
+        return [{"status": "error", "code": str(refusal.code), "error": refusal.reason}], []
     works = [preparer.stored(part, encoding, _Nobody(), entry["peer"], entry["received_at"]) for part in parts]
-    verdicts = (await store.write(connection, works, live=False)).verdicts if works else []
+    written = await store.write(connection, works, live=False) if works else Written([], [], [])
     results = [
         {"status": verdict.status, "code": verdict.code and str(verdict.code), "error": verdict.reason}
-        for verdict in verdicts
+        for verdict in written.verdicts
     ]
     outcome = ", ".join(sorted({str(result["code"] or result["status"]) for result in results})) or "empty"
     await quarantine.mark_replayed(connection, entry_id, outcome)
-    return results
+    return results, written.samples
 
 
 def _samples_in(raw: bytes, encoding: wire.Encoding) -> list[bytes]:

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from app.sqal import rollups
+from app.sqal.explanation import explain_sample
 from app.sqal.recipe_book import recipe_book
 from app.sqal.recipes import DeviceProfile, register_recipes
 from app.sqal.regrade import Shift, regrade
 from app.sqal.simulator.messages import MessageMaker
 from tests.integration.test_rollups import kept_and_true
+from tests.support import trimmed
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Bench
@@ -95,3 +97,21 @@ async def test_a_trusted_devices_defects_count_in_a_regrade_too(bench: Bench) ->
     assert shift.changed > 0
     rejected = await bench.connection.fetch("SELECT DISTINCT device_id FROM samples WHERE grade = 'REJECT'")
     assert names[0] in {record[0] for record in rejected}
+
+
+async def test_an_explanation_tells_of_the_recipe_as_it_was(bench: Bench) -> None:
+    await bench.connection.execute("INSERT INTO devices (device_id, recipe) VALUES ('ESP32_LL_01', 'sqal-1')")
+    await bench.write(trimmed(as7341__channels__F4_515nm=20_000))
+    names = ("ESP32_LL_01", trimmed()["sample_id"], None)
+    now = await explain_sample(bench.connection, BOOK, *names)
+    assert now["recipe_known"]
+    assert "ratio" in {reason["code"] for reason in now["reasons"]}
+    # Another version of it graded this sample: its own border stands, and nothing is said of what it saw.
+    await bench.connection.execute(
+        "UPDATE recipes SET hash = 'older', definition = jsonb_set(definition, '{thresholds,A+}', '990000')"
+        " WHERE name = 'sqal-1'"
+    )
+    then = await explain_sample(bench.connection, BOOK, *names)
+    assert (then["recipe_known"], then["recipe_hash"], then["thresholds"]["A+"]) == (False, "older", 0.99)
+    assert {reason["code"] for reason in then["reasons"]} <= {"score", "weaker_tof", "weaker_spectral"}
+    assert then["derived"] is not None

@@ -104,10 +104,11 @@ async def test_a_replayed_message_is_judged_anew_and_its_entry_tells(bench: Benc
     await bench.write(trimmed(), trimmed(eleveur="Somebody else"))
     ((entry,), _) = await bench.quarantine.list(bench.connection, device_id=None, code=None, cursor=None, limit=9)
     args = (bench.connection, bench.quarantine, bench.store, bench.preparer, entry["id"])
-    assert (await replay(*args))[0]["code"] == "identity_conflict"
+    assert (await replay(*args))[0][0]["code"] == "identity_conflict"
     assert await bench.count("quarantine") == 1
     await bench.connection.execute("DELETE FROM samples")
-    assert (await replay(*args))[0]["status"] == "saved"
+    results, samples = await replay(*args)
+    assert (results[0]["status"], len(samples)) == ("saved", 1)
     told = await bench.quarantine.item(bench.connection, entry["id"])
     assert told["replay_result"] == "saved"
     assert told["replayed_at"] is not None
@@ -118,7 +119,7 @@ async def test_a_replayed_batch_that_is_none_is_refused_with_its_own_code(bench:
     raw = b'{"type":"sensor_batch","samples":5}'
     await bench.write(bench.preparer.sample(raw, Encoding.JSON, bench, None, refusal))
     ((entry,), _) = await bench.quarantine.list(bench.connection, device_id=None, code=None, cursor=None, limit=9)
-    (result,) = await replay(bench.connection, bench.quarantine, bench.store, bench.preparer, entry["id"])
+    (result,), _ = await replay(bench.connection, bench.quarantine, bench.store, bench.preparer, entry["id"])
     assert (result["code"], result["error"]) == ("invalid_type", "samples has the wrong type")
     assert (await bench.quarantine.item(bench.connection, entry["id"]))["replay_result"] == "invalid_type"
 

@@ -133,12 +133,24 @@ def test_the_hard_rule_overrides_the_score(defects: Defects, rejected: bool) -> 
         frame(status=[5.0] * 47 + [255.0] * 17),
         frame(status=[5.0] * 30 + [6.0] * 34),
         frame(np.full(64, FLOOR)),
+        frame(np.where(np.arange(64) == 27, FLOOR + 151, dome())),
+        frame(np.where(np.arange(64) == 27, 300, dome() + 400)),
         frame(counts=[*FRESH[:8], 40_000, FRESH[9]]),
         frame(counts=[*FRESH[:8], 9, FRESH[9]]),
         frame(counts=[5, 5, 5, *FRESH[3:]]),
         frame(counts=[0.0] * 10),
     ],
-    ids=["47 zones", "30 and 34 halves", "empty tray", "Clear saturated", "Clear dark", "three bands dark", "no light"],
+    ids=[
+        "47 zones",
+        "30 and 34 halves",
+        "empty tray",
+        "hole",
+        "tower",
+        "Clear saturated",
+        "Clear dark",
+        "three bands dark",
+        "no light",
+    ],
 )
 def test_what_cannot_be_judged_is_not_graded(bad: bytes) -> None:
     assert (grade(bad).grade, grade(bad).score) == ("NOT_GRADABLE", None)
@@ -163,6 +175,15 @@ def test_the_geometry_comes_from_the_profile() -> None:
     normal, half = recipe.judge([frame()] * 2, [NORMAL, DeviceProfile(profile="half")]).surface.volume_mm3
     assert half == pytest.approx(normal / 2)
     assert recipe.definition.hash != RECIPE.definition.hash
+
+
+def test_a_body_that_was_found_is_no_volume() -> None:
+    small = dome(70.0, 38.0, 70.0)
+    bad = small.reshape(8, 8).copy()
+    bad[3:6, 4:7] -= 30
+    volumes = [RECIPE.judge([frame(one)], [NORMAL]).surface.volume_mm3[0] for one in (small, bad.ravel())]
+    planted = 9 * 30 * STANDARD_PITCH_MM[0] * STANDARD_PITCH_MM[1]
+    assert volumes[1] - volumes[0] < 0.4 * planted
 
 
 def test_the_weight_of_a_ratio() -> None:
