@@ -45,7 +45,11 @@ soak: .venv/.dev ## Long outages and load, up to 15 minutes
 check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL, and Chromium for the page
 	sh scripts/check_system.sh
 
-bench: .venv/.dev ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
+.venv/.bench: requirements-bench.lock .venv/.dev
+	$(PIP) --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: .venv/.bench ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-quality: .venv/.dev ## The same for grading, dashboards, regrading and figures
@@ -58,6 +62,7 @@ lock: ## Resolve the dependencies anew (needs uv)
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) -c requirements-dev.lock requirements-browser.in -o requirements-browser.lock
+	$(COMPILE) -c requirements-dev.lock requirements-bench.in -o requirements-bench.lock
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache
