@@ -65,20 +65,62 @@ class StartingError(AppError):
     code = "starting"
 
 
-class DatabaseUnavailableError(AppError):
-    """PostgreSQL did not answer in time, refused, or is going away. What was asked may or may not have happened."""
+class UnavailableError(AppError):
+    """Something that this needs does not serve now; the same may succeed later."""
 
     status = 503
+    code = "unavailable"
+
+
+class DrainingError(UnavailableError):
+    """The process is stopping: another one, or this one's successor, serves."""
+
+    code = "draining"
+
+
+class DeadlineError(UnavailableError):
+    """The request was not answered within its deadline and was given up."""
+
+    code = "deadline_exceeded"
+
+
+class TooManyRequestsError(AppError):
+    """The caller is over one of its limits."""
+
+    status = 429
+    code = "too_many_requests"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """PostgreSQL did not answer in time, refused, or is going away. What was asked may or may not have happened."""
+
     code = "database_unavailable"
 
     def __init__(self, detail: str = "the database does not answer; try again shortly") -> None:
         super().__init__(detail, retry_after_s=2.0)
 
 
-class DatabaseBusyError(AppError):
+class ReadOnlyDatabaseError(DatabaseUnavailableError):
+    """PostgreSQL answers, but takes no writes: a standby, or one that was switched to reading."""
+
+    code = "database_read_only"
+
+    def __init__(self, detail: str = "the database takes no changes at the moment; try again shortly") -> None:
+        super().__init__(detail)
+
+
+class TryAgainError(UnavailableError):
+    """What was asked met somebody else's change: the same may succeed at once."""
+
+    code = "try_again"
+
+    def __init__(self, detail: str = "it collided with another change; try again") -> None:
+        super().__init__(detail, retry_after_s=1.0)
+
+
+class DatabaseBusyError(UnavailableError):
     """Our own pool had no connection free in time: the database itself may be well."""
 
-    status = 503
     code = "database_busy"
 
     def __init__(self, detail: str = "all database connections are in use; try again shortly") -> None:
