@@ -11,10 +11,25 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app.core.clock import SystemClock
-from app.core.shutdown import SignalChain
+from app.core.graceful_shutdown import SignalChain
 from app.dependencies import single_values
-from app.routers import alerts, exports, health, problems, quality, realtime, sensors, session, sqal, web
-from app.routers.middleware import Access, RequestLog
+from app.routers import (
+    admin,
+    alerts,
+    exports,
+    metrics,
+    probes,
+    problems,
+    quality,
+    realtime,
+    sensors,
+    session,
+    sqal,
+    web,
+)
+from app.routers.middleware import Access
+from app.routers.protection import Deadline, DrainGate, RestLimit
+from app.routers.telemetry import Telemetry
 from app.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -27,20 +42,30 @@ DESCRIPTION = """Backend of SQAL, the quality control of foie gras. Devices stre
 (see docs/protocol.md); this API reads what was committed. Lists are keyset pages, newest first; errors are
 `application/problem+json` (RFC 9457)."""
 
+EXPOSED = ["X-Request-ID", "Retry-After", "Age", "Cache-Status", "RateLimit", "RateLimit-Policy"]
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start listening at once; opening goes on behind. At a signal, drain before the server shuts down."""
     runtime: Runtime = app.state.runtime
     runtime.start()
-    with SignalChain(runtime.drain).installed():
+    with SignalChain(runtime.shutdown.run, runtime.shutdown.hurry).installed():
         yield
     await runtime.stop()
 
 
 def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """The ASGI application for `settings`. Nothing is opened before its lifespan starts."""
-    middleware = [Middleware(RequestLog), Middleware(Access)]
+    runtime = Runtime(settings, clock or SystemClock())
+    infrastructure = runtime.infrastructure
+    middleware = [
+        Middleware(Telemetry, metrics=infrastructure.metrics),
+        Middleware(DrainGate),
+        Middleware(Deadline, seconds=settings.request_deadline_s),
+        Middleware(Access),
+        Middleware(RestLimit, limiter=infrastructure.limits.rest),
+    ]
     if settings.cors_origins:
         middleware.insert(
             1,
@@ -49,7 +74,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "Retry-After"],
+                expose_headers=EXPOSED,
             ),
         )
     app = FastAPI(
@@ -59,12 +84,13 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         lifespan=lifespan,
         middleware=middleware,
     )
-    app.state.runtime = Runtime(settings, clock or SystemClock())
+    app.state.runtime = runtime
     problems.install(app)
-    app.router.routes[:0] = [*health.routes, *sensors.routes, *realtime.routes, *web.routes]
+    app.router.routes[:0] = [*probes.routes, *metrics.routes(settings), *sensors.routes, *realtime.routes, *web.routes]
     app.include_router(sqal.router, dependencies=[Depends(single_values)])
     app.include_router(quality.router, dependencies=[Depends(single_values)])
     app.include_router(alerts.router, dependencies=[Depends(single_values)])
     app.include_router(exports.router, dependencies=[Depends(single_values)])
+    app.include_router(admin.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)
     return app

@@ -48,6 +48,12 @@ def _operator(connection: HTTPConnection) -> Principal:
     return principal
 
 
+def _admin(connection: HTTPConnection) -> Principal:
+    principal = principal_of(connection.scope)
+    principal.require(Role.ADMIN)
+    return principal
+
+
 def single_values(connection: HTTPConnection) -> None:
     """A parameter that stands twice, or is written as a list, is refused: one of its values would be passed over."""
     names = [name for name, _ in connection.query_params.multi_items()]
@@ -59,3 +65,4 @@ CurrentResources = Annotated[Resources, Depends(_resources)]
 CurrentRuntime = Annotated[Runtime, Depends(_runtime)]
 Reader = Annotated[Principal, Depends(_reader)]
 Operator = Annotated[Principal, Depends(_operator)]
+Admin = Annotated[Principal, Depends(_admin)]

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from app.core.database import Database
 from app.core.errors import CannotStartError
 from app.core.security import KeyRing
+from app.sqal.admission import DeviceLimits
 from app.sqal.alert_rules import AlertRules, AlertSettings
 from app.sqal.alerts import ReadingAlerts, log_alerts
+from app.sqal.cached import FLEET, CachedReads
 from app.sqal.codec import MessageCodec
+from app.sqal.device_counts import DeviceCounts
 from app.sqal.devices import StateLimits
 from app.sqal.export import Exports
 from app.sqal.fleet import Fleet
@@ -28,8 +31,10 @@ from app.sqal.watch import Watch, WatchSettings
 
 if TYPE_CHECKING:
     from app.core.clock import Clock
+    from app.core.metrics import Metrics
+    from app.infrastructure import Infrastructure
     from app.settings import Settings
-    from app.sqal.availability import Availability
+    from app.sqal.recorder import SampleRecorder
 
 WATCHERS = 2  # housekeeping and the watch: each may hold a connection beside the writers'
 
@@ -53,6 +58,34 @@ class Resources:
     watch: Watch
     live: LiveFeed
     exports: Exports
+    checks: Database
+    recorder: SampleRecorder
+    device_counts: DeviceCounts
+    cached: CachedReads
+
+    def report(self, metrics: Metrics) -> None:
+        """What pools and queue look like, at a scrape."""
+        for database in (self.reads, self.writes):
+            metrics.pool_size.labels(database.name).set(database.size)
+            metrics.pool_available.labels(database.name).set(database.available)
+            metrics.pool_waiters.labels(database.name).set(database.waiters)
+        metrics.queue_rows.labels().set(self.intake.rows)
+        metrics.queue_bytes.labels().set(self.intake.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The pools, not opened: for reading, for writing, and one connection for the background check, which must not
+    wait behind our own load.
+    """
+
+    reads: Database
+    writes: Database
+    checks: Database
+
+    @property
+    def all(self) -> tuple[Database, ...]:
+        return (self.reads, self.writes, self.checks)
 
 
 def make_recipes(settings: Settings) -> RecipeBook:
@@ -67,12 +100,22 @@ def make_recipes(settings: Settings) -> RecipeBook:
         raise CannotStartError(f"DEFAULT_RECIPE or SITE_RECIPES: {error}") from error
 
 
-def make_databases(dsn: str, settings: Settings) -> tuple[Database, Database]:
-    """The pools for reading and for writing, not opened."""
-    writers = settings.database_writers + WATCHERS
-    return (
-        Database(dsn, size=settings.database_reads, deadline_s=settings.query_deadline_s, name="reads"),
-        Database(dsn, size=writers, deadline_s=settings.commit_deadline_s, name="writes"),
+def make_databases(dsn: str, settings: Settings, infrastructure: Infrastructure) -> Databases:
+    def pool(name: str, size: int, deadline_s: float) -> Database:
+        return Database(
+            dsn,
+            infrastructure.database,
+            infrastructure.metrics,
+            size=size,
+            deadline_s=deadline_s,
+            name=name,
+            pool_wait_s=settings.database_pool_wait_s,
+        )
+
+    return Databases(
+        reads=pool("reads", settings.database_reads, settings.query_deadline_s),
+        writes=pool("writes", settings.database_writers + WATCHERS, settings.commit_deadline_s),
+        checks=pool("checks", 1, settings.query_deadline_s),
     )
 
 
@@ -102,17 +145,17 @@ def make_quarantine(settings: Settings, codec: MessageCodec) -> Quarantine:
     return Quarantine(codec, max_rows=settings.quarantine_rows, max_bytes=settings.quarantine_bytes)
 
 
-def assemble(
-    settings: Settings, clock: Clock, availability: Availability, reads: Database, writes: Database
-) -> Resources:
+def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, databases: Databases) -> Resources:
     """Everything, knowing each other; nothing runs yet."""
     codec = MessageCodec()
     recipes = make_recipes(settings)
     quarantine = make_quarantine(settings, codec)
     retention = timedelta(days=settings.sample_retention_days)
     intake = Intake(settings.ingest_queue_rows, settings.ingest_queue_bytes)
-    fleet = Fleet(reads, availability, clock, retention=retention)
+    reads, storage = databases.reads, infrastructure.database
+    fleet = Fleet(reads, storage, clock, retention=retention)
     live = LiveFeed(clock)
+    cached = CachedReads(infrastructure.cache, reads)
 
     def tell(changed: list[dict[str, Any]]) -> None:
         log_alerts(changed)
@@ -121,7 +164,8 @@ def assemble(
     states = StateLimits(settings.device_stale_after_s, settings.device_offline_after_s)
     return Resources(
         reads=reads,
-        writes=writes,
+        writes=databases.writes,
+        checks=databases.checks,
         keys=KeyRing(reads, clock),
         codec=codec,
         recipes=recipes,
@@ -132,8 +176,15 @@ def assemble(
             intake=intake,
             preparer=Preparer(clock),
             fleet=fleet,
-            availability=availability,
+            storage=storage,
             clock=clock,
+            recorder=infrastructure.recorder,
+            limits=DeviceLimits(
+                infrastructure.limits.messages,
+                infrastructure.limits.message_bytes,
+                settings.ws_devices_per_connection,
+            ),
+            metrics=infrastructure.metrics,
             max_message_bytes=settings.ws_max_message_bytes,
             max_batch=settings.ws_max_batch,
             shutdown_deadline_s=settings.shutdown_deadline_s,
@@ -159,4 +210,7 @@ def assemble(
         ),
         live=live,
         exports=Exports(reads),
+        recorder=infrastructure.recorder,
+        device_counts=DeviceCounts(infrastructure.metrics, clock, states, lambda: cached.changed([FLEET])),
+        cached=cached,
     )

@@ -1,4 +1,4 @@
-"""The process's life: everything opened in one stack under supervision, closed in reverse, each with its deadline."""
+"""The process's life: opened in a supervised task behind the listener, drained and closed at a signal."""
 
 from __future__ import annotations
 
@@ -8,50 +8,35 @@ import os
 import signal
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
-from app.core.admin_key import ensure_admin_key
-from app.core.database import is_away
+from app.core import cache as cache_module
+from app.core.circuit_breaker import cache_breaker, db_breaker
 from app.core.embedded_postgres import EmbeddedPostgres
-from app.core.errors import AppError, CannotStartError, StartingError
+from app.core.errors import CannotStartError, StartingError
+from app.core.graceful_shutdown import GracefulShutdown, ShutdownTimes
+from app.core.health import Health, Phase
 from app.core.logging import get_logger
-from app.core.migrations import migrate
-from app.core.security import CACHE_S, still_valid
+from app.core.management import ManagementServer
+from app.core.rate_limiter import rate_limiter
 from app.core.sockets import Sockets
-from app.resources import Resources, assemble, make_databases, make_recipes
-from app.sqal.alerts import log_alerts
-from app.sqal.availability import Availability
-from app.sqal.committer import Committer, GroupLimits
-from app.sqal.live_bus import LiveBus
-from app.sqal.session import CLOSE_RESTART, CLOSE_REVOKED
+from app.core.supervision import Supervisor
+from app.infrastructure import Infrastructure, make_infrastructure
+from app.management_routes import management_routes
+from app.opening import Opening
+from app.resources import Resources, make_recipes
+from app.sqal.session import CLOSE_RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Iterator
 
     from app.core.clock import Clock
     from app.core.security import Principal
     from app.settings import Settings
-    from app.sqal.intake import Work
     from app.sqal.live_session import DashboardSession
-    from app.sqal.store import Written
 
-RETRY_S: Final = 0.5
-CLOSE_DEADLINE_S: Final = 10.0
-EMBEDDED_STOP_DEADLINE_S: Final = 35.0
 CLOSE_LINGER_S: Final = 0.5
-READY_HYSTERESIS_S: Final = 3.0
 log = get_logger("gaveurs.resources")
-
-
-class Phase(StrEnum):
-    """Where the process stands in its life."""
-
-    STARTING = "starting"
-    STARTED = "started"
-    DRAINING = "draining"
 
 
 @dataclass(slots=True)
@@ -61,22 +46,42 @@ class Runtime:
     settings: Settings
     clock: Clock
     phase: Phase = Phase.STARTING
+    infrastructure: Infrastructure = field(init=False)
+    health: Health = field(init=False)
+    shutdown: GracefulShutdown = field(init=False)
     sensors: Sockets = field(init=False)
     dashboards: Sockets = field(init=False)
     opening_s: float | None = None
     failed: bool = False
     _resources: Resources | None = None
-    _availability: Availability = field(init=False)
     _embedded: EmbeddedPostgres | None = None
-    _live_bus: LiveBus | None = None
+    _management: ManagementServer | None = None
+    _opening: Opening | None = None
     _task: asyncio.Task[None] | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._availability = Availability(self.clock)
-        self.sensors = Sockets(self.settings.ws_max_sensors)
-        self.dashboards = Sockets(self.settings.ws_max_dashboards)
+        settings = self.settings
+        self.infrastructure = made = make_infrastructure(settings, self.clock)
+        self.sensors = Sockets(settings.ws_max_sensors, settings.ws_connections_per_client)
+        self.dashboards = Sockets(settings.ws_max_dashboards, settings.ws_max_dashboards)
+        self.health = Health(
+            phase=lambda: self.phase,
+            uptime_s=lambda: self.uptime_s,
+            opening_s=lambda: self.opening_s,
+            overloaded=lambda: self._resources is not None and self._resources.intake.nearly_full,
+            watchdog=made.watchdog,
+            dependencies=made.dependencies,
+        )
+        times = ShutdownTimes(
+            settings.shutdown_propagation_s,
+            settings.shutdown_deadline_s,
+            settings.shutdown_requests_s,
+            settings.shutdown_close_s,
+        )
+        self.shutdown = GracefulShutdown(times, made.in_hand, self)
+        made.metrics.registry.before_scrape(self._report)
 
     @property
     def resources(self) -> Resources:
@@ -90,9 +95,10 @@ class Runtime:
         return self.clock.monotonic() - self._started_at
 
     @property
-    def database_serves(self) -> bool:
-        """With hysteresis: a database that fails a moment is not yet lost."""
-        return self._resources is not None and self._availability.away_for_s < READY_HYSTERESIS_S
+    def serving(self) -> bool:
+        return self.phase is Phase.STARTED
+
+    # Life
 
     def prepare(self) -> None:
         """Check what only a person can mend; raises CannotStartError, whose text is one clear line. Once is enough."""
@@ -101,44 +107,39 @@ class Runtime:
             embedded = EmbeddedPostgres(self.settings.data_dir)
             embedded.prepare()
             self._embedded = embedded
+        if self.settings.metrics_port is not None and self._management is None:
+            routes = management_routes(self.health, self.infrastructure.metrics.registry)
+            management = ManagementServer(self.settings.metrics_host, self.settings.metrics_port, routes)
+            management.start()
+            self._management = management
+            log.info("metrics are on a port of their own", host=self.settings.metrics_host, port=management.port)
 
     def start(self) -> None:
         """Open in the background. Where nothing can be opened, say why in one line and end the process."""
         self._started_at = self.clock.monotonic()
+        made = self.infrastructure
+        made.watchdog.start()
+        db_breaker.bind(made.database.breaker)
+        if made.redis is not None:
+            cache_breaker.bind(made.redis.breaker)
+        rate_limiter.bind(made.limits.connects)
+        cache_module.cache.bind(made.cache)
         try:
             self.prepare()
         except CannotStartError as error:
             log.critical("cannot start", reason=str(error))
             self._give_up()
             return
-        if self.settings.redis_host is not None:
-            log.warning("REDIS_HOST is set, but this version uses no Redis")
         self._task = asyncio.create_task(self._live(), name="runtime")
 
     async def stop(self) -> None:
-        """Close everything, in reverse order of opening."""
-        self.phase = Phase.DRAINING
-        self._stop.set()
-        if self._task is not None:
-            if self.opening_s is None:
-                self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    async def drain(self) -> None:
-        """Take no new sockets; on each open one commit and answer what was read, then close it with 1012."""
-        self.phase = Phase.DRAINING
-        sensors, dashboards = len(self.sensors), len(self.dashboards)
-        log.info("closing sensor connections", active=sensors, dashboards=dashboards)
-        self.sensors.end_all(*CLOSE_RESTART)
-        self.dashboards.end_all(*CLOSE_RESTART)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.shutdown_deadline_s):
-                while self.sensors or self.dashboards:  # noqa: ASYNC110 - they end by themselves, many at once
-                    await asyncio.sleep(0.01)
-        if sensors or dashboards:
-            # The server would cut the sockets now; a moment lets peers read their last acks and answer the close.
-            await asyncio.sleep(CLOSE_LINGER_S)
+        """Close everything, in reverse order of opening, if the shutdown has not done so."""
+        await self.close()
+        for handle in (db_breaker, cache_breaker, rate_limiter, cache_module.cache):
+            handle.unbind()
+        self.infrastructure.watchdog.stop()
+        if self._management is not None:
+            await asyncio.to_thread(self._management.stop)
 
     async def _live(self) -> None:
         try:
@@ -160,15 +161,15 @@ class Runtime:
         finally:
             if self._embedded is not None:
                 self._embedded.release()
-        log.info("stopped")
 
-    @contextmanager
-    def holding_dashboard(self, session: DashboardSession, principal: Principal) -> Iterator[None]:
-        """Count a dashboard in while it lasts, and let the other processes know that this one wants their news."""
-        with self.dashboards.holding(session, principal):
-            if self._live_bus is not None:
-                self._live_bus.announce()
-            yield
+    async def _open(self, stack: AsyncExitStack) -> Resources:
+        supervisor = Supervisor(stack, lambda: self.phase is Phase.DRAINING, self._give_up)
+        self._opening = opening = Opening(
+            self.settings, self.clock, self.infrastructure, supervisor, self.sensors, self.dashboards
+        )
+        if self.infrastructure.redis is not None:
+            opening.open_redis(self.infrastructure.redis)
+        return await opening.open_database(self._embedded)
 
     def _withdraw(self) -> None:
         self._resources = None
@@ -177,133 +178,59 @@ class Runtime:
         """Ask the server to end the process: whoever supervises it starts it again."""
         self.failed = True
         self._withdraw()
+        self.phase = Phase.DRAINING
         os.kill(os.getpid(), signal.SIGTERM)
 
-    async def _open(self, stack: AsyncExitStack) -> Resources:
-        settings = self.settings
-        if self._embedded is not None:
-            closing(stack, "embedded PostgreSQL", self._embedded.stop, EMBEDDED_STOP_DEADLINE_S)
-            await self._embedded.start()
-            self._background(stack, "postgres watch", self._embedded.watch())
-        dsn = settings.database_url.get_secret_value() if settings.database_url else self._dsn()
-        await self._until_it_serves("schema", lambda: migrate(dsn))
-        reads, writes = make_databases(dsn, settings)
-        for database in (reads, writes):
-            await database.open()
-            closing(stack, "database pool", database.close)
-        resources = assemble(settings, self.clock, self._availability, reads, writes)
-        await self._until_it_serves("database preparation", lambda: self._prepare_database(resources))
-        self._background(stack, "database check", self._availability.watch(reads))
-        self._background(stack, "housekeeping", resources.housekeeper.run(writes))
-        self._background(stack, "watch", resources.watch.run(writes))
-        self._background(stack, "live feed", resources.live.run())
-        if self._embedded is None:  # else nobody shares the database
-            self._live_bus = LiveBus(dsn, resources.live, self.clock, lambda: len(self.dashboards) > 0)
-            self._background(stack, "live bus", self._live_bus.run())
-        self._background(stack, "access review", self._review_access(resources))
-        self._start_writers(stack, resources)
-        return resources
+    # Shutdown: what GracefulShutdown drains
 
-    async def _review_access(self, resources: Resources) -> None:
-        """Let go of open sockets whose key was revoked; runs until cancelled."""
-        while True:
-            await asyncio.sleep(CACHE_S)
-            ids = self.sensors.keys() | self.dashboards.keys()
-            if not ids:
-                continue
-            try:
-                async with resources.reads.connection() as connection:
-                    valid = await still_valid(connection, ids)
-            except AppError:
-                continue  # nothing is known now: the next look tells
-            for sockets in (self.sensors, self.dashboards):
-                sockets.end_revoked(valid, *CLOSE_REVOKED)
+    def refuse_new(self) -> None:
+        self.phase = Phase.DRAINING
 
-    def _dsn(self) -> str:
-        if self._embedded is None:
-            raise RuntimeError("there is neither DATABASE_URL nor an embedded database")
-        return self._embedded.dsn
+    @property
+    def open_sockets(self) -> int:
+        return len(self.sensors) + len(self.dashboards)
 
-    async def _prepare_database(self, resources: Resources) -> None:
-        async with resources.writes.connection(60.0) as connection:
-            await resources.store.register_recipes(connection)
-            await resources.housekeeper.keep(connection, wait=True)
-            await ensure_admin_key(connection, self.clock, self.settings.data_dir)
+    async def end_sockets(self) -> None:
+        """On each commit and answer what was read, then say `drain` and close it with 1012."""
+        any_open = self.open_sockets > 0
+        self.sensors.end_all(*CLOSE_RESTART)
+        self.dashboards.end_all(*CLOSE_RESTART)
+        while self.open_sockets:  # noqa: ASYNC110 - they end by themselves, many at once
+            await asyncio.sleep(0.01)
+        if any_open:
+            # The server would cut the sockets soon; a moment lets peers read their last acks and answer the close.
+            await asyncio.sleep(CLOSE_LINGER_S)
 
-    def _start_writers(self, stack: AsyncExitStack, resources: Resources) -> None:
-        settings = self.settings
+    async def close(self) -> None:
+        """Close everything, in reverse order of opening."""
+        self.phase = Phase.DRAINING
+        self._stop.set()
+        if self._task is not None:
+            if self.opening_s is None:
+                self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
 
-        def note(group: Sequence[Work], written: Written) -> None:
-            resources.fleet.note_samples(group, written.verdicts)
-            log_alerts(written.alerts)
-            resources.live.note(written.samples, written.alerts)
+    def receipt(self) -> dict[str, Any]:
+        return self.infrastructure.recorder.receipt()
 
-        committer = Committer(
-            resources.intake,
-            resources.ingest.preparer,
-            resources.store,
-            resources.writes,
-            self._availability,
-            self.clock,
-            GroupLimits(
-                rows=settings.ingest_group_rows,
-                bytes=settings.ingest_group_bytes,
-                linger_s=settings.ingest_group_ms / 1_000,
-                max_wait_s=settings.ingest_max_wait_s,
-                commit_deadline_s=settings.commit_deadline_s,
-            ),
-            note,
-        )
-        fleet = self._background(stack, "fleet", resources.fleet.run())
-        writers = [
-            self._background(stack, f"writer {number}", committer.run()) for number in range(settings.database_writers)
-        ]
+    # Figures
 
-        async def finish() -> None:
-            resources.intake.close()
-            await asyncio.wait(writers)
-            resources.fleet.close()
-            await asyncio.wait({fleet})
+    def _report(self) -> None:
+        metrics = self.infrastructure.metrics
+        metrics.draining.labels().set(int(self.phase is Phase.DRAINING))
+        metrics.sockets_active.labels("sensors").set(len(self.sensors))
+        metrics.sockets_active.labels("realtime").set(len(self.dashboards))
+        if self._resources is not None:
+            self._resources.report(metrics)
 
-        closing(stack, "ingest", finish, settings.shutdown_deadline_s)
-
-    async def _until_it_serves(self, what: str, step: Callable[[], Awaitable[Any]]) -> None:
-        """Try until the database answers: it may come up after us."""
-        said = False
-        while True:
-            try:
-                await step()
-            except (AppError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                if not (isinstance(error, AppError) or is_away(error)):
-                    raise CannotStartError(f"{what} failed: {type(error).__name__}: {error}") from error
-                if not said:
-                    log.warning("waiting for the database", step=what, reason=type(error).__name__)
-                said = True
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
-
-    def _background(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task owned by the stack. One that fails, or ends unasked, takes the process down: half a service is worse
-        than a restart.
-        """
-        task = asyncio.create_task(work, name=name)
-
-        def watch(ended: asyncio.Task[None]) -> None:
-            if ended.cancelled():
-                return
-            error = ended.exception()
-            if error is not None or self.phase is not Phase.DRAINING:
-                log.critical("a background task failed", task=name, exc_info=error)
-                self._give_up()
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.wait({task})
-
-        task.add_done_callback(watch)
-        closing(stack, name, end)
-        return task
+    @contextmanager
+    def holding_dashboard(self, session: DashboardSession, principal: Principal, client: str) -> Iterator[None]:
+        """Count a dashboard in while it lasts, and let the other processes know that this one wants their news."""
+        with self.dashboards.holding(session, principal, client):
+            if self._opening is not None and self._opening.live_bus is not None:
+                self._opening.live_bus.announce()
+            yield
 
 
 def _calm_collector() -> None:
@@ -312,17 +239,3 @@ def _calm_collector() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-def closing(
-    stack: AsyncExitStack, name: str, close: Callable[[], Awaitable[None]], deadline_s: float = CLOSE_DEADLINE_S
-) -> None:
-    """Register a close that may take `deadline_s` and no longer; what does not end in time is logged and left."""
-
-    async def bounded() -> None:
-        try:
-            await asyncio.wait_for(close(), deadline_s)
-        except TimeoutError:
-            log.error("closing took too long", what=name, deadline_s=deadline_s)  # noqa: TRY400
-
-    stack.push_async_callback(bounded)

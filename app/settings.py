@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+SHUTDOWN_MARGIN_S = 5.0
 _SHIFT = re.compile(r"([01]\d|2[0-3]):00\Z")
 AuthMode = Literal["open", "keys"]
 
@@ -39,19 +42,67 @@ class Settings(BaseSettings):
     query_deadline_s: float = Field(default=5.0, gt=0, le=300)
     commit_deadline_s: float = Field(default=10.0, gt=0, le=300)
 
-    # Redis: declared by the contract; checked here, used by no part of this version.
+    database_pool_wait_s: float = Field(default=2.0, gt=0, le=60, description="then the answer is `database_busy`")
+
+    # Redis: the cache's second level, and what replicas share of limits. Without REDIS_HOST each process has its own.
     redis_host: str | None = None
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)
     redis_password: SecretStr | None = None
+    redis_prefix: str = Field(default="gaveurs", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="of all our keys")
+    redis_timeout_ms: float = Field(default=50.0, ge=10, le=250, description="for one call")
+
+    # Cache: for how long a value is served at most, and what is held in this process.
+    cache_ttl_latest_sample_s: float = Field(default=10.0, gt=0, le=86_400)
+    cache_ttl_dashboard_metrics_s: float = Field(default=300.0, gt=0, le=86_400)
+    cache_ttl_device_stats_s: float = Field(default=900.0, gt=0, le=86_400)
+    cache_ttl_hourly_aggregates_s: float = Field(default=600.0, gt=0, le=86_400)
+    cache_keep_stale_s: float = Field(default=3_600.0, ge=0, le=86_400, description="longer, for when loading fails")
+    cache_max_entries: int = Field(default=4_096, ge=1, le=1_000_000)
+    cache_max_bytes: int = Field(default=64 * MIB, ge=MIB)
+
+    # Circuit breakers, of the database and of Redis.
+    breaker_failure_threshold: int = Field(default=5, ge=1, le=1_000)
+    breaker_success_threshold: int = Field(default=2, ge=1, le=1_000)
+    breaker_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
+    breaker_half_open_max_calls: int = Field(default=3, ge=1, le=1_000)
+
+    # Limits. A device's unused rate fills the allowance with which it replays its backlog.
+    ws_connects_per_minute: float = Field(default=100.0, gt=0, description="by address, and as many at once")
+    ws_connections_per_client: int = Field(default=500, ge=1, description="open at once, by address")
+    ws_messages_per_second: float = Field(default=20.0, gt=0, description="by device")
+    ws_messages_burst: float = Field(default=40.0, ge=1)
+    ws_backlog_allowance: float = Field(default=1_000.0, ge=0)
+    ws_message_bytes_average: int = Field(default=150_000, ge=1, description="bytes: so many for each message above")
+    ws_devices_per_connection: int = Field(default=256, ge=1, description="others share one budget")
+    rest_requests_per_second: float = Field(default=100.0, gt=0, description="by principal")
+    rest_burst: float = Field(default=1_000.0, ge=1)
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="addresses or networks whose X-Forwarded-For is believed"
+    )
 
     # Edge.
+    environment: Literal["development", "production"] = "development"
+    fault_switches: bool = Field(default=False, description="lets an admin inject faults, for game days")
+    fault_switches_in_production: bool = False
+    request_deadline_s: float = Field(default=10.0, gt=0, le=600, description="until an answer begins")
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="then /metrics is there, not here")
+    metrics_host: str = "127.0.0.1"
+    loop_blocked_after_s: float = Field(
+        default=2.0, gt=0, le=60, description="then liveness fails and the log says where"
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     auth: AuthMode = "open"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     ws_max_sensors: int = Field(default=5_000, ge=1, description="device sockets at once; more are refused with 503")
     ws_max_dashboards: int = Field(default=200, ge=1, description="dashboards at once; more are refused with 503")
+
+    # Shutdown, in its order. All of it, and a margin, must fit into what Kubernetes grants.
+    shutdown_propagation_s: float = Field(default=3.0, ge=0, le=300, description="until nobody is sent here any more")
     shutdown_deadline_s: float = Field(default=20.0, gt=0, le=600, description="for committing what was read")
+    shutdown_requests_s: float = Field(default=30.0, gt=0, le=600, description="for requests that are under way")
+    shutdown_close_s: float = Field(default=20.0, gt=0, le=600, description="for closing database and cache")
+    termination_grace_period_s: float = Field(default=90.0, gt=0, le=3_600)
 
     # Ingest.
     ws_max_message_bytes: int = Field(default=MIB, ge=64 * 1024, le=16 * MIB)
@@ -92,7 +143,7 @@ class Settings(BaseSettings):
     alert_quarantine_rows: int = Field(default=20, ge=1, le=10_000, description="refusals within the window")
     alert_quarantine_window_s: float = Field(default=600.0, gt=0, le=86_400)
 
-    @field_validator("cors_origins", "sites", "shifts", mode="before")
+    @field_validator("cors_origins", "sites", "shifts", "trusted_proxies", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -116,6 +167,16 @@ class Settings(BaseSettings):
             if not origin.startswith(("http://", "https://")) or "*" in origin:
                 raise ValueError("must name http(s) origins, comma-separated; '*' is not accepted")
         return tuple(origin.rstrip("/") for origin in value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError("must be addresses or networks such as 10.0.0.0/8, comma-separated") from error
+        return value
 
     @field_validator("timezone")
     @classmethod
@@ -158,6 +219,32 @@ class Settings(BaseSettings):
             raise ValueError("ALERT_SCORE_WARNING must not be less than ALERT_SCORE_CRITICAL")
         if self.ingest_group_rows > self.ingest_queue_rows:
             raise ValueError("INGEST_GROUP_ROWS must not exceed INGEST_QUEUE_ROWS")
+        return self
+
+    @model_validator(mode="after")
+    def _deadlines_nest(self) -> Settings:
+        """Whoever waits gives up after whom it waits for; and all of a shutdown fits into the time for it."""
+        nested = ("database_pool_wait_s", "query_deadline_s", "request_deadline_s", "shutdown_requests_s")
+        for shorter, longer in pairwise(nested):
+            if getattr(self, shorter) >= getattr(self, longer):
+                raise ValueError(f"{shorter.upper()} must be less than {longer.upper()}")
+        if self.commit_deadline_s >= self.shutdown_deadline_s:
+            raise ValueError("COMMIT_DEADLINE_S must be less than SHUTDOWN_DEADLINE_S")
+        if self.shutdown_budget_s + SHUTDOWN_MARGIN_S > self.termination_grace_period_s:
+            raise ValueError(
+                f"the SHUTDOWN_* times add up to {self.shutdown_budget_s:g} s; with a margin of {SHUTDOWN_MARGIN_S:g} s"
+                f" they must fit into TERMINATION_GRACE_PERIOD_S ({self.termination_grace_period_s:g} s)"
+            )
+        return self
+
+    @property
+    def shutdown_budget_s(self) -> float:
+        return self.shutdown_propagation_s + self.shutdown_deadline_s + self.shutdown_requests_s + self.shutdown_close_s
+
+    @model_validator(mode="after")
+    def _safe_in_production(self) -> Settings:
+        if self.environment == "production" and self.fault_switches and not self.fault_switches_in_production:
+            raise ValueError("FAULT_SWITCHES is refused in production unless FAULT_SWITCHES_IN_PRODUCTION allows it")
         return self
 
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 
-from app.core.errors import DatabaseBusyError, DatabaseUnavailableError
+from app.core.breaker_policy import Outcome
+from app.core.errors import (
+    DatabaseBusyError,
+    DatabaseUnavailableError,
+    ReadOnlyDatabaseError,
+    TryAgainError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from asyncpg.connection import LoggedQuery
     from asyncpg.pool import PoolConnectionProxy
+
+    from app.core.dependency import Dependency
+    from app.core.metrics import Metrics
 
     Connection = PoolConnectionProxy[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -30,7 +43,9 @@ CONNECT_DEADLINE_S = 3.0
 # intervention, system error, and read-only or serialisation trouble that a later try does not meet. 23514 too: our
 # tables have no checks but their partitions' bounds, which move when a partition is made or dropped.
 AWAY_CLASSES = ("08", "53", "57", "58")
-AWAY_CODES = ("25006", "40001", "40P01", "55P03", "55006", "23514")
+READ_ONLY = "25006"
+COLLISIONS = ("40001", "40P01", "55P03", "55006", "23514")
+AWAY_CODES = (READ_ONLY, *COLLISIONS)
 
 
 def is_away(error: BaseException) -> bool:
@@ -42,6 +57,44 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError) or (
         isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)
     )
+
+
+class OverdueError(DatabaseUnavailableError):
+    """A statement met its own deadline while the database answered others: it says nothing about the database."""
+
+
+def judge(error: BaseException) -> Outcome:
+    """What an error means to the database's breaker. One about what was asked is a success: it answered."""
+    if isinstance(error, OverdueError | ReadOnlyDatabaseError | DatabaseBusyError):
+        return Outcome.IGNORED
+    if isinstance(error, DatabaseUnavailableError) or is_away(error):
+        return Outcome.FAILURE
+    return Outcome.SUCCESS if isinstance(error, Exception) else Outcome.CANCELLED
+
+
+KINDS: Final = {
+    "select": "select", "with": "select", "insert": "insert", "update": "update", "delete": "delete", "commit": "commit"
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1_024)
+def query_type(statement: str) -> str:
+    """A label of `db_query_duration_seconds`: by the statement's first word."""
+    words = statement.split(None, 1)
+    return KINDS.get(words[0].rstrip(";").lower(), "other") if words else "other"
+
+
+class TimedConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
+    """The driver's connection; its COPY, which the driver's query log leaves out, is measured too."""
+
+    metrics: Metrics
+
+    async def copy_records_to_table(self, *args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return await super().copy_records_to_table(*args, **options)
+        finally:
+            self.metrics.query_duration.labels("copy").observe(time.perf_counter() - began)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -58,30 +111,60 @@ class Database:
     """A pool of at most `size` connections to `dsn`, opened on first use.
 
     `connection()` lends one for at most `deadline_s` seconds, connecting included. When time runs out or the server
-    goes away it raises `DatabaseUnavailableError`; when none of ours came free in time, `DatabaseBusyError`.
+    goes away it raises `DatabaseUnavailableError`; when none of ours came free within `pool_wait_s`,
+    `DatabaseBusyError`; while the breaker is open, CircuitOpenError at once.
     """
 
-    def __init__(self, dsn: str, *, size: int, deadline_s: float, name: str) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        dependency: Dependency,
+        metrics: Metrics,
+        *,
+        size: int,
+        deadline_s: float,
+        name: str,
+        pool_wait_s: float = 2.0,
+    ) -> None:
         self._dsn = dsn
-        self._size = size
+        self._dependency = dependency
+        self._metrics = metrics
+        self.size = size
         self._deadline_s = deadline_s
-        self._name = name
+        self._pool_wait_s = pool_wait_s
+        self.name = name
         self._pool: Pool | None = None
         self._free = asyncio.Semaphore(size)
+        self.available = size
+        """How many could be lent now."""
+        self.waiters = 0
 
     async def open(self) -> None:
         """Make the pool; connects nowhere yet, so that a database that is away delays nothing."""
         self._pool = await asyncpg.create_pool(
             self._dsn,
             min_size=0,
-            max_size=self._size,
+            max_size=self.size,
             timeout=CONNECT_DEADLINE_S,
             command_timeout=None,  # the caller's deadline covers connecting, queueing and every statement
             max_inactive_connection_lifetime=300.0,
             reset=_leave_as_it_is,
+            connection_class=TimedConnection,
+            init=self._measure,
             # Compiling a query of many sums takes longer than running it.
-            server_settings={"application_name": f"gaveurs-{self._name}", "timezone": "UTC", "jit": "off"},
+            server_settings={"application_name": f"gaveurs-{self.name}", "timezone": "UTC", "jit": "off"},
         )
+
+    async def _measure(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        if not isinstance(connection, TimedConnection):
+            raise TypeError("the pool makes timed connections")
+        connection.metrics = self._metrics
+        durations = self._metrics.query_duration
+
+        def note(query: LoggedQuery) -> None:
+            durations.labels(query_type(query.query)).observe(query.elapsed)
+
+        connection.add_query_logger(note)
 
     async def close(self, deadline_s: float = 5.0) -> None:
         """Close politely; cut what does not end in time."""
@@ -94,22 +177,42 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, deadline_s: float | None = None) -> AsyncIterator[Connection]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (deadline_s or self._deadline_s)
+        began = asyncio.get_running_loop().time()
+        deadline = began + (deadline_s or self._deadline_s)
+        await self._take_place(min(deadline, began + self._pool_wait_s))
         try:
-            async with asyncio.timeout_at(deadline):
+            async with self._dependency.call():
+                try:
+                    async with self._lend(deadline) as connection:
+                        yield connection
+                except Exception as error:
+                    if not is_away(error):
+                        raise
+                    raise self._translated(error, began, deadline) from error
+        finally:
+            self.available += 1
+            self._free.release()
+
+    async def _take_place(self, until: float) -> None:
+        self.waiters += 1
+        try:
+            async with asyncio.timeout_at(until):
                 await self._free.acquire()
         except TimeoutError as error:
             raise DatabaseBusyError from error
-        try:
-            async with self._lend(deadline) as connection:
-                yield connection
-        except Exception as error:
-            if is_away(error):
-                raise DatabaseUnavailableError from error
-            raise
         finally:
-            self._free.release()
+            self.waiters -= 1
+        self.available -= 1
+
+    def _translated(self, error: Exception, began: float, deadline: float) -> UnavailableError:
+        """What a driver's error that says "not now" is to our callers."""
+        code = getattr(error, "sqlstate", None)
+        if code in COLLISIONS:
+            return TryAgainError()
+        if code == READ_ONLY:
+            return ReadOnlyDatabaseError()
+        overdue = asyncio.get_running_loop().time() >= deadline
+        return OverdueError() if overdue and self._dependency.served_since(began) else DatabaseUnavailableError()
 
     @asynccontextmanager
     async def _lend(self, deadline: float) -> AsyncIterator[Connection]:
@@ -120,6 +223,7 @@ class Database:
         if pool is None:
             raise DatabaseUnavailableError("the database is not open")
         async with asyncio.timeout_at(deadline):
+            await self._dependency.strike()
             connection = await pool.acquire()
         timer = asyncio.get_running_loop().call_at(deadline, _cut, connection)
         try:
@@ -135,7 +239,10 @@ class Database:
             timer.cancel()
             await asyncio.shield(pool.release(connection))
 
-    async def ping(self, deadline_s: float) -> None:
-        """`SELECT 1`; raises as `connection()` does."""
-        async with self.connection(deadline_s) as connection:
-            await connection.execute("SELECT 1")
+    async def ping(self) -> None:
+        """Whether it answers and takes writes; past the breaker: a background check's question. ReadOnlyDatabaseError
+        when it only answers.
+        """
+        async with self._lend(asyncio.get_running_loop().time() + self._deadline_s) as connection:
+            if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+                raise ReadOnlyDatabaseError

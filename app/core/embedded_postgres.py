@@ -24,7 +24,8 @@ SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 107 bytes; PostgreSQL appends /.s.P
 USER = "gaveurs"
 PORT = 5432  # names the socket file only: nothing listens on TCP
 START_DEADLINE_S = 60.0
-STOP_STEPS = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 2.0))
+STOP_DEADLINE_S = sum(deadline_s for _, deadline_s in STOP_STEPS) + 1.0
 SERVER_SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 
-from app.core.errors import ForbiddenError, NotFoundError, UnauthorizedError
+from app.core.errors import ForbiddenError, NotFoundError, UnauthorizedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.core.database import Connection, Database
 
 CACHE_S: Final = 5.0
+GRACE_S: Final = 3_600.0  # while the database cannot be asked: nobody can revoke a key there either
 CACHE_KEYS: Final = 1_024
 FORWARDING: Final = (
     b"forwarded",
@@ -115,38 +116,62 @@ async def still_valid(connection: Connection, key_ids: Iterable[str]) -> set[str
     return {record["key_id"] for record in records}
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key that was valid when it was looked up."""
+
+    looked_up_at: float
+    digest: bytes
+    principal: Principal
+
+
 class KeyRing:
-    """Checks presented keys against the database, remembering up to `CACHE_KEYS` of them for `CACHE_S` seconds."""
+    """Checks presented keys against the database, remembering up to `CACHE_KEYS` of them for `CACHE_S` seconds; while
+    the database is away, for `GRACE_S`.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, bytes, Principal]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    def knows(self, key: str) -> bool:
+        """Whether this key was valid lately: to check it again is no guess of a stranger's."""
+        match = _KEY.match(key)
+        known = self._known.get(match[1]) if match else None
+        return known is not None and match is not None and hmac.compare_digest(known.digest, hash_secret(match[2]))
 
     async def check(self, key: str) -> Principal:
-        """The key's principal. UnauthorizedError for a wrong or revoked one; DatabaseUnavailableError when unknown."""
+        """The key's principal. UnauthorizedError for a wrong or revoked one; UnavailableError when unknown."""
         match = _KEY.match(key)
         if match is None:
             raise UnauthorizedError("the API key is not valid")
         key_id, digest = match[1], hash_secret(match[2])
         known = self._known.get(key_id)
-        if known is None or known[0] < self._clock.monotonic():
-            known = await self._look_up(key_id)
-        if not hmac.compare_digest(known[1], digest):
+        if known is None or self._age_s(known) > CACHE_S:
+            known = await self._look_up(key_id, known)
+        if not hmac.compare_digest(known.digest, digest):
             raise UnauthorizedError("the API key is not valid")
-        return known[2]
+        return known.principal
 
-    async def _look_up(self, key_id: str) -> tuple[float, bytes, Principal]:
-        async with self._database.connection() as connection:
-            record = await connection.fetchrow(
-                "SELECT hash, role FROM api_keys WHERE key_id = $1 AND revoked_at IS NULL", key_id
-            )
+    def _age_s(self, known: _Known) -> float:
+        return self._clock.monotonic() - known.looked_up_at
+
+    async def _look_up(self, key_id: str, known: _Known | None) -> _Known:
+        try:
+            async with self._database.connection() as connection:
+                record = await connection.fetchrow(
+                    "SELECT hash, role FROM api_keys WHERE key_id = $1 AND revoked_at IS NULL", key_id
+                )
+        except UnavailableError:
+            if known is not None and self._age_s(known) <= GRACE_S:
+                return known
+            raise
         if record is None:
             self._known.pop(key_id, None)
             raise UnauthorizedError("the API key is not valid")
         principal = Principal("key", key_id, frozenset({Role(record["role"])}))
-        entry = (self._clock.monotonic() + CACHE_S, record["hash"], principal)
-        self._known[key_id] = entry
+        entry = self._known[key_id] = _Known(self._clock.monotonic(), record["hash"], principal)
         if len(self._known) > CACHE_KEYS:
             self._known.popitem(last=False)
         return entry

@@ -1,16 +1,10 @@
-"""Pure ASGI middleware: ids and one log line for each request, and the question who asks."""
+"""Pure ASGI middleware: the question who asks; and how an error is answered before anything else is known."""
 
 from __future__ import annotations
 
-import re
-import time
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import structlog
-
-from app.core.errors import AppError, UnauthorizedError
-from app.core.logging import get_logger
+from app.core.errors import AppError, TooManyRequestsError, UnauthorizedError
 from app.core.security import LOCAL, Principal, is_local, key_in_cookie, presented_key
 from app.dependencies import runtime_of
 from app.routers.problems import of_error
@@ -24,54 +18,15 @@ if TYPE_CHECKING:
     Send = Callable[[Event], Awaitable[None]]
     ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
-log = get_logger("gaveurs.http")
 
-
-async def refuse(scope: Scope, send: Send, error: AppError) -> None:
-    """Answer an error over HTTP, also to a WebSocket handshake that is not accepted."""
+async def refuse(scope: Scope, send: Send, error: AppError, *more: tuple[bytes, bytes]) -> None:
+    """Answer an error over HTTP (with more headers), also to a WebSocket handshake that is not accepted."""
     status, headers, body = of_error(error)
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    raw.append((b"content-length", str(len(body)).encode()))
+    raw += [(b"content-length", str(len(body)).encode()), *more]
     await send({"type": f"{prefix}.start", "status": status, "headers": raw})
     await send({"type": f"{prefix}.body", "body": body})
-
-
-class RequestLog:
-    """Binds a request id (the caller's, if it is a sane one) to every line, returns it, and logs the request once."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.match(given) else uuid4().hex
-        status = 0
-        began = time.perf_counter()
-
-        async def send_with_id(event: Event) -> None:
-            nonlocal status
-            if event["type"] == "http.response.start":
-                status = event["status"]
-                event["headers"] = [*event.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(event)
-
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, send_with_id)
-            finally:
-                quiet = scope["path"].startswith("/health") and status < 500  # noqa: PLR2004
-                (log.debug if quiet else log.info)(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    ms=round((time.perf_counter() - began) * 1_000, 2),
-                )
 
 
 class Access:
@@ -97,10 +52,21 @@ class Access:
         headers = dict(scope["headers"])
         key = presented_key(headers) or key_in_cookie(headers)
         if key is not None:
-            return await runtime.resources.keys.check(key)
+            keys = runtime.resources.keys
+            if not keys.knows(key):
+                self._admit_guess(scope)
+            return await keys.check(key)
         if runtime.settings.auth == "open" and is_local(scope, headers, runtime.settings.cors_origins):
             return LOCAL
         raise UnauthorizedError("an API key is needed: Authorization: Bearer <key>")
+
+    @staticmethod
+    def _admit_guess(scope: Scope) -> None:
+        """A key that nobody has shown lately costs a query: an address has so many."""
+        infrastructure = runtime_of(scope).infrastructure
+        decision = infrastructure.limits.lookups.check(infrastructure.addresses.of(scope))
+        if not decision.allowed:
+            raise TooManyRequestsError("this address shows too many unknown keys", retry_after_s=decision.retry_after_s)
 
 
 def _is_public(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""Kubernetes probes, as plain routes: they read what is known and wait on nothing."""
+"""The four health endpoints, as plain routes: they read what is known and wait on nothing."""
 
 from __future__ import annotations
 
@@ -8,36 +8,45 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.dependencies import runtime_of
-from app.runtime import Phase
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from app.core.health import Health, Report
+
+
+def _health(request: Request) -> Health:
+    return runtime_of(request.scope).health
+
+
+def _answer(report: Report) -> JSONResponse:
+    status, body = report
+    return JSONResponse(body, status, headers={"Cache-Control": "no-store"})
+
 
 async def startup(request: Request) -> JSONResponse:
-    """200 once everything is open; stays so until the process ends."""
-    runtime = runtime_of(request.scope)
-    if runtime.opening_s is None:
-        return JSONResponse({"status": "starting", "duration": round(runtime.uptime_s, 2)}, 503)
-    return JSONResponse({"status": "started", "duration": round(runtime.opening_s, 2)})
+    """Kubernetes' startup probe."""
+    return _answer(_health(request).startup())
 
 
 async def live(request: Request) -> JSONResponse:
-    """200 whenever the event loop turns: answering is the proof. Nothing external is asked."""
-    return JSONResponse({"status": "alive", "uptime": round(runtime_of(request.scope).uptime_s, 1)})
+    """Kubernetes' liveness probe."""
+    return _answer(_health(request).live())
 
 
 async def ready(request: Request) -> JSONResponse:
-    """200 when started, not draining, and the database serves (away for less than 3 s).
-
-    `cache` says that the cache which is configured is the one in use: the process's own unless REDIS_HOST is set.
-    """
-    runtime = runtime_of(request.scope)
-    components = {"database": runtime.database_serves, "cache": runtime.settings.redis_host is None}
-    if runtime.phase is Phase.STARTED and runtime.database_serves:
-        return JSONResponse({"status": "ready", "components": components})
-    status = "not_ready" if runtime.phase is Phase.STARTED else str(runtime.phase)
-    return JSONResponse({"status": status, "components": components}, 503)
+    """Kubernetes' readiness probe."""
+    return _answer(_health(request).ready())
 
 
-routes = [Route("/health/startup", startup), Route("/health/live", live), Route("/health/ready", ready)]
+async def tree(request: Request) -> JSONResponse:
+    """For people and dashboards."""
+    return _answer(_health(request).tree())
+
+
+routes = [
+    Route("/health", tree),
+    Route("/health/startup", startup),
+    Route("/health/live", live),
+    Route("/health/ready", ready),
+]

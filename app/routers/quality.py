@@ -7,12 +7,16 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import Response
+from pydantic import BaseModel
 
 from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
 from app.routers import quality_models as models
+from app.routers.cached import respond
 from app.routers.sqal import PROBLEMS, CursorText, Limit, Text, as_range, clean
 from app.runtime import Runtime
 from app.sqal import figures, lots
+from app.sqal.cached import LOTS
 from app.sqal.cursor import HourCursor
 from app.sqal.dashboard import dashboard
 from app.sqal.figures import Scope
@@ -37,6 +41,10 @@ def _hour_cursor(cursor: CursorText = None) -> HourCursor | None:
     return HourCursor.decode(cursor) if cursor else None
 
 
+def _json(model: type[BaseModel], body: dict[str, Any]) -> bytes:
+    return model.model_validate(body).model_dump_json(by_alias=True).encode()
+
+
 Scoped = Annotated[Scope, Depends(_scope)]
 After = Annotated[HourCursor | None, Depends(_hour_cursor)]
 
@@ -44,11 +52,15 @@ After = Annotated[HourCursor | None, Depends(_hour_cursor)]
 @router.get("/aggregates/hourly", response_model=models.HourPage)
 async def hourly(
     resources: CurrentResources, _who: Reader, scope: Scoped, after: After, limit: Limit = 200
-) -> dict[str, Any]:
+) -> Response:
     """Figures of each hour and device, newest first; without from and to the newest that exist, however old."""
-    async with resources.reads.connection() as connection:
-        items, more = await figures.hourly(connection, scope, after, limit)
-    return {"items": items, "next_cursor": HourCursor(*more).encode() if more else None}
+
+    async def load() -> bytes:
+        async with resources.reads.connection() as connection:
+            items, more = await figures.hourly(connection, scope, after, limit)
+        return _json(models.HourPage, {"items": items, "next_cursor": HourCursor(*more).encode() if more else None})
+
+    return respond(await resources.cached.body("hourly_aggregates", "hourly", scope, load, after, limit))
 
 
 @router.get("/aggregates/daily", response_model=models.Spans)
@@ -70,21 +82,30 @@ async def _spans(runtime: Runtime, scope: Scope, starts: list[time]) -> dict[str
 
 
 @router.get("/dashboard", response_model=models.Dashboard)
-async def overview(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> dict[str, Any]:
+async def overview(runtime: CurrentRuntime, _who: Reader, scope: Scoped) -> Response:
     """All at a glance, of the last 24 hours or of a time: figures by hour, site and device; device states, firmware."""
-    now, resources = runtime.clock.now(), runtime.resources
-    async with resources.reads.connection() as connection:
-        return await dashboard(connection, scope, resources.device_states, now)
+    resources = runtime.resources
+
+    async def load() -> bytes:
+        async with resources.reads.connection() as connection:
+            shown = await dashboard(connection, scope, resources.device_states, runtime.clock.now())
+        return _json(models.Dashboard, shown)
+
+    return respond(await resources.cached.body("dashboard_metrics", "dashboard", scope, load))
 
 
 @router.get("/devices/{device_id}/stats", response_model=models.DeviceStats)
 async def device_stats(
     resources: CurrentResources, _who: Reader, device_id: str, time_from: Begin = None, time_to: End = None
-) -> dict[str, Any]:
+) -> Response:
     """Figures of one device, of all its time or of some hours."""
     scope = _scope(device_id, None, None, time_from, time_to)
-    async with resources.reads.connection() as connection:
-        return await figures.device_stats(connection, scope)
+
+    async def load() -> bytes:
+        async with resources.reads.connection() as connection:
+            return _json(models.DeviceStats, await figures.device_stats(connection, scope))
+
+    return respond(await resources.cached.body("device_stats", "stats", scope, load))
 
 
 @router.get("/recipes", response_model=models.Recipes)
@@ -115,4 +136,5 @@ async def set_lot(runtime: CurrentRuntime, who: Operator, lot: LotName, changes:
     clean(lot)
     async with runtime.resources.reads.connection() as connection:
         await lots.set_species(connection, lot, changes.species, who.id, runtime.clock.now())
+        runtime.resources.cached.changed([LOTS])
         return await lots.one_lot(connection, lot)

@@ -15,6 +15,7 @@ from app.core.security import Role
 from app.core.server import CLOSE_GRACE_S, abort, text_sink
 from app.dependencies import principal_of, runtime_of
 from app.routers.middleware import refuse
+from app.routers.protection import admit_connect
 from app.sqal.live_session import DashboardSession
 
 if TYPE_CHECKING:
@@ -33,23 +34,30 @@ class RealtimeEndpoint:
             principal = principal_of(scope)
             principal.require(Role.VIEWER, Role.OPERATOR)
             resources = runtime.resources
-            runtime.dashboards.check_room()
+            client = admit_connect(scope, "realtime")
+            runtime.dashboards.check_room(client)
         except AppError as error:
+            runtime.infrastructure.metrics.sockets_errors.labels("realtime").inc()
             await refuse(scope, send, error)
             return
-        peer = scope["client"][0] if scope.get("client") else None
         with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
             await send({"type": "websocket.accept"})
             session = DashboardSession(
-                resources.live, resources.reads, runtime.clock, receive, send, text_sink(scope, send)
+                resources.live,
+                resources.cached,
+                runtime.clock,
+                runtime.infrastructure.metrics,
+                receive,
+                send,
+                text_sink(scope, send),
             )
-            with runtime.holding_dashboard(session, principal):
-                log.info("dashboard connected", peer=peer, principal=principal.id)
+            with runtime.holding_dashboard(session, principal, client):
+                log.info("dashboard connected", peer=client, principal=principal.id)
                 try:
                     await session.run()
                 finally:
                     asyncio.get_running_loop().call_later(CLOSE_GRACE_S, abort, scope)
-                    log.info("dashboard disconnected", peer=peer)
+                    log.info("dashboard disconnected", peer=client)
 
 
 _endpoint = RealtimeEndpoint()

@@ -9,13 +9,13 @@ from uuid import uuid4
 import structlog
 from starlette.routing import WebSocketRoute
 
-from app.core.errors import AppError, StartingError
+from app.core.errors import AppError
 from app.core.logging import get_logger
 from app.core.security import Role
 from app.core.server import CLOSE_GRACE_S, abort, want_utf8
 from app.dependencies import principal_of, runtime_of
 from app.routers.middleware import refuse
-from app.runtime import Phase
+from app.routers.protection import admit_connect
 from app.sqal.session import DeviceSession
 
 if TYPE_CHECKING:
@@ -31,26 +31,28 @@ class SensorEndpoint:
         runtime = runtime_of(scope)
         await receive()  # websocket.connect
         try:
-            principal_of(scope).require(Role.DEVICE)
+            principal = principal_of(scope)
+            principal.require(Role.DEVICE)
             ingest = runtime.resources.ingest
-            if runtime.phase is not Phase.STARTED:
-                raise StartingError("the service is stopping; connect again shortly", retry_after_s=2.0)
-            runtime.sensors.check_room()
+            client = admit_connect(scope, "sensors")
+            runtime.sensors.check_room(client)
         except AppError as error:
+            runtime.infrastructure.metrics.sockets_errors.labels("sensors").inc()
             await refuse(scope, send, error)
             return
-        peer = scope["client"][0] if scope.get("client") else None
-        with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):
+        connection = uuid4().hex[:12]
+        with structlog.contextvars.bound_contextvars(connection_id=connection):
             want_utf8(scope)
             await send({"type": "websocket.accept"})
-            session = DeviceSession(ingest, receive, send, peer)
-            with runtime.sensors.holding(session, principal_of(scope)):
-                log.info("device connected", peer=peer, principal=principal_of(scope).id)
+            who = f"key:{principal.id}" if principal.kind == "key" else client
+            session = DeviceSession(ingest, receive, send, peer=client, who=who, connection=connection)
+            with runtime.sensors.holding(session, principal, client):
+                log.info("device connected", peer=client, principal=principal.id)
                 try:
                     await session.run()
                 finally:
                     asyncio.get_running_loop().call_later(CLOSE_GRACE_S, abort, scope)
-                    log.info("device disconnected", peer=peer, sample_messages=session.sample_messages)
+                    log.info("device disconnected", peer=client, sample_messages=session.sample_messages)
 
 
 _endpoint = SensorEndpoint()

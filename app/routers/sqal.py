@@ -11,9 +11,10 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from app.core.errors import BadCursorError, BadRequestError
+from app.core.errors import BadCursorError, BadRequestError, NotFoundError
 from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
 from app.routers import models
+from app.routers.cached import respond
 from app.sqal import devices, queries
 from app.sqal.cursor import Cursor
 from app.sqal.errors import RefusalError
@@ -32,6 +33,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (403, "The key's role does not allow it"),
         (404, "Not found"),
         (422, "Invalid parameters"),
+        (429, "Over the limit of this principal: see Retry-After and RateLimit"),
         (503, "Starting, or the database does not answer: see Retry-After"),
     )
 }
@@ -102,11 +104,13 @@ DeviceTime = Annotated[datetime | None, Depends(_device_time)]
 
 
 @router.get("/latest", response_model=models.Sample)
-async def latest(resources: CurrentResources, _who: Reader, device_id: Text = None) -> dict[str, Any]:
-    """The newest sample, of all devices or of one."""
+async def latest(resources: CurrentResources, _who: Reader, device_id: Text = None) -> Response:
+    """The newest sample, of all devices or of one; from the cache, see Age."""
     clean(device_id or "")
-    async with resources.reads.connection() as connection:
-        return await queries.latest_sample(connection, device_id)
+    found = await resources.cached.latest(device_id)
+    if found.value is None:
+        raise NotFoundError("there is no sample yet" if device_id is None else "there is no sample of this device")
+    return respond(found)
 
 
 @router.get("/samples", response_model=models.SamplePage)
@@ -215,6 +219,7 @@ async def configure(
         raise BadRequestError("there is no such recipe")
     async with resources.reads.connection() as connection:
         await devices.configure_device(connection, device_id, wanted)
+        resources.cached.configured(device_id)
         return await devices.one_device(connection, device_id, resources.device_states, runtime.clock.now())
 
 
@@ -258,5 +263,6 @@ async def quarantine_replay(resources: CurrentResources, _who: Operator, entry_i
         results, samples = await replay(
             connection, resources.quarantine, resources.store, resources.ingest.preparer, entry_id
         )
+    resources.cached.note(samples)
     resources.live.note(samples)
     return {"id": entry_id, "results": results}

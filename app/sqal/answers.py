@@ -17,7 +17,7 @@ class HelloAck(Struct, tag_field="type", tag="hello_ack"):
     server_time: str
     device_id: str
     ack: str
-    limits: dict[str, int]
+    limits: dict[str, float]
     stored: bool
 
 
@@ -58,3 +58,9 @@ class Error(Struct, tag_field="type", tag="error"):
 
 class SlowDown(Struct, tag_field="type", tag="slow_down"):
     retry_after_ms: int
+
+
+class Drain(Struct, tag_field="type", tag="drain"):
+    """The service is about to end this connection: come back after so long."""
+
+    reconnect_in_ms: int

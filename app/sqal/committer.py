@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from app.core.errors import DatabaseBusyError, DatabaseUnavailableError
+from app.core.circuit_breaker import CircuitOpenError
+from app.core.errors import TryAgainError, UnavailableError
 from app.core.logging import get_logger
 from app.sqal.errors import Code
 from app.sqal.intake import Refusal, Verdict
+from app.sqal.retry_hint import retry_after_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.core.clock import Clock
     from app.core.database import Database
-    from app.sqal.availability import Availability
+    from app.core.dependency import Dependency
     from app.sqal.intake import Intake, Work
     from app.sqal.prepare import Preparer
     from app.sqal.store import SampleStore, Written
@@ -55,7 +57,7 @@ class Committer:
         preparer: Preparer,
         store: SampleStore,
         database: Database,
-        availability: Availability,
+        storage: Dependency,
         clock: Clock,
         limits: GroupLimits,
         on_committed: Callable[[Sequence[Work], Written], None],
@@ -64,7 +66,7 @@ class Committer:
         self._preparer = preparer
         self._store = store
         self._database = database
-        self._availability = availability
+        self._storage = storage
         self._clock = clock
         self._limits = limits
         self._on_committed = on_committed
@@ -87,16 +89,18 @@ class Committer:
             try:
                 async with self._database.connection(self._limits.commit_deadline_s) as connection:
                     written = await self._store.write(connection, group)
-            except (DatabaseUnavailableError, DatabaseBusyError):
-                self._availability.mark_away()
+            except (CircuitOpenError, TryAgainError):
+                pass  # not asked: while it half-opens, others find out whether the database is back; or it answered
+            except UnavailableError:
+                self._storage.mark_away()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
                 if _blames_a_value(error):
                     await self._divide(group, error)
                     return
                 log.exception("a commit group failed for a reason that is not its content", rows=len(group))
-                self._availability.mark_away()
+                self._storage.mark_away()
             else:
-                self._availability.mark_back()
+                self._storage.mark_back()
                 self._answer(group, written)
                 return
             if self._clock.monotonic() + pause - min(work.queued_at for work in group) > self._limits.max_wait_s:
@@ -135,17 +139,17 @@ class Committer:
 
     def _answer_busy(self, group: list[Work]) -> None:
         for work in group:
-            work.answer(busy(self._availability))
+            work.answer(busy(self._storage))
 
 
-def busy(availability: Availability) -> Verdict:
+def busy(storage: Dependency) -> Verdict:
     """No room, or no database: the device keeps the sample and sends it again."""
-    return Verdict(
-        "error",
-        code=Code.BUSY,
-        reason="the sample could not be stored now; send it again",
-        retry_after_ms=availability.retry_after_ms(),
-    )
+    return busy_for(retry_after_ms(storage))
+
+
+def busy_for(milliseconds: int) -> Verdict:
+    reason = "the sample could not be stored now; send it again"
+    return Verdict("error", code=Code.BUSY, reason=reason, retry_after_ms=milliseconds)
 
 
 def _blames_a_value(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from app.core.errors import DatabaseBusyError, DatabaseUnavailableError
+from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 from app.sqal.errors import RefusalError
 from app.sqal.reading import is_plausible, parse_time, read_texts
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from app.core.clock import Clock
     from app.core.database import Connection, Database
-    from app.sqal.availability import Availability
+    from app.core.dependency import Dependency
     from app.sqal.intake import Verdict, Work
     from app.sqal.wire import Heartbeat, Hello
 
@@ -95,9 +95,9 @@ class Fleet:
     life once a second. A hello or heartbeat is answered when its transaction committed.
     """
 
-    def __init__(self, database: Database, availability: Availability, clock: Clock, *, retention: timedelta) -> None:
+    def __init__(self, database: Database, storage: Dependency, clock: Clock, *, retention: timedelta) -> None:
         self._database = database
-        self._availability = availability
+        self._storage = storage
         self._clock = clock
         self._retention = retention
         self._pending: dict[str, _News] = {}
@@ -124,7 +124,7 @@ class Fleet:
 
     def record_heartbeat(self, device_id: str, heartbeat: Heartbeat, answered: Answered) -> None:
         """A device's figures; refused (`stored` false) at once while the database is away."""
-        news = None if self._availability.away else self._news(device_id)
+        news = None if self._storage.away else self._news(device_id)
         if news is None:
             answered(stored=False)
             return
@@ -167,7 +167,8 @@ class Fleet:
         """The writer; ends after `close` when nothing is pending."""
         while not (self._closed and not self._pending):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), FLUSH_EVERY_S)
+                async with asyncio.timeout(FLUSH_EVERY_S):
+                    await self._urgent.wait()
             self._urgent.clear()
             if self._pending and not await self._flush():
                 await asyncio.sleep(RETRY_S)
@@ -192,7 +193,7 @@ class Fleet:
         try:
             async with self._database.connection() as connection:
                 await write_news(connection, batch)
-        except (DatabaseUnavailableError, DatabaseBusyError):
+        except UnavailableError:
             if self._closed:
                 _answer(batch, stored=False)
                 return True

@@ -18,12 +18,14 @@ import asyncpg
 import msgspec
 
 from app.core.database import is_away
+from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from app.core.clock import Clock
+    from app.core.dependency import Dependency
     from app.sqal.live import Entry, LiveFeed
 
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -44,8 +46,11 @@ log = get_logger("gaveurs.live")
 class LiveBus:
     """Passes this process's feed on to the others, and theirs into this one's."""
 
-    def __init__(self, dsn: str, feed: LiveFeed, clock: Clock, has_dashboards: Callable[[], bool]) -> None:
+    def __init__(
+        self, dsn: str, storage: Dependency, feed: LiveFeed, clock: Clock, has_dashboards: Callable[[], bool]
+    ) -> None:
         self._dsn = dsn
+        self._storage = storage
         self._feed = feed
         self._clock = clock
         self._has_dashboards = has_dashboards
@@ -64,7 +69,8 @@ class LiveBus:
         pause_s = RETRY_S[0]
         while True:
             try:
-                async with asyncio.timeout(DEADLINE_S):
+                async with self._storage.call(), asyncio.timeout(DEADLINE_S):
+                    await self._storage.strike()
                     connection = await asyncpg.connect(self._dsn, server_settings={"application_name": "gaveurs-live"})
                 try:
                     await connection.add_listener(CHANNEL, self._hear)
@@ -72,8 +78,8 @@ class LiveBus:
                     await self._serve(connection)
                 finally:
                     connection.terminate()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                if not is_away(error):
+            except (UnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                if not isinstance(error, UnavailableError) and not is_away(error):
                     log.exception("the live feed between processes failed")
                 log.warning("no live feed between processes", reason=type(error).__name__, again_in_s=pause_s)
             await asyncio.sleep(pause_s)
@@ -85,7 +91,7 @@ class LiveBus:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._want(connection))
                 tasks.create_task(self._publish(connection, reader.take))
-        except* (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as errors:
+        except* (UnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as errors:
             raise errors.exceptions[0] from None
         finally:
             reader.close()
@@ -94,7 +100,8 @@ class LiveBus:
         """Say every few seconds that there are dashboards here; with none, see that the connection lives."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._want_now.wait(), WANT_EVERY_S)
+                async with asyncio.timeout(WANT_EVERY_S):
+                    await self._want_now.wait()
             self._want_now.clear()
             await self._notify(connection, [f"{self._id}:want:"] if self._has_dashboards() else [])
 
@@ -109,7 +116,7 @@ class LiveBus:
                 await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def _notify(self, connection: Connection, payloads: list[str]) -> None:
-        async with asyncio.timeout(DEADLINE_S), self._lock:
+        async with self._storage.call(), asyncio.timeout(DEADLINE_S), self._lock:
             await connection.execute(NOTIFY, payloads)
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:

@@ -15,15 +15,15 @@ from app.core.errors import AppError
 from app.core.logging import get_logger
 from app.core.server import TextMessage
 from app.sqal.live import EVERYTHING, LiveFilter
-from app.sqal.queries import latest_sample
 from app.sqal.reading import GRADES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from app.core.clock import Clock
-    from app.core.database import Database
+    from app.core.metrics import Metrics
     from app.core.server import TextSink
+    from app.sqal.cached import CachedReads
     from app.sqal.live import LiveFeed
 
     Event = MutableMapping[str, Any]
@@ -57,10 +57,20 @@ class DashboardSession:
     """The protocol of one connection. `run` returns when it has ended."""
 
     def __init__(
-        self, feed: LiveFeed, reads: Database, clock: Clock, receive: Receive, send: Send, sink: TextSink
+        self,
+        feed: LiveFeed,
+        cached: CachedReads,
+        clock: Clock,
+        metrics: Metrics,
+        receive: Receive,
+        send: Send,
+        sink: TextSink,
     ) -> None:
         self._feed = feed
-        self._reads = reads
+        self._cached = cached
+        self._metrics = metrics
+        self._received = metrics.sockets_received.labels("realtime")
+        self._sent = metrics.sockets_sent.labels("realtime")
         self._clock = clock
         self._receive = receive
         self._send = send
@@ -90,6 +100,7 @@ class DashboardSession:
                     self.end(1011, "internal error")
             if self._end.done():
                 code, reason = self._end.result()
+                self._metrics.sockets_closed.labels("realtime", str(code)).inc()
                 with suppress(OSError, TimeoutError):
                     async with asyncio.timeout(CLOSE_DEADLINE_S):
                         await self._send({"type": "websocket.close", "code": code, "reason": reason})
@@ -104,6 +115,7 @@ class DashboardSession:
         try:
             greeting = self._message({"type": "connection_established", "message": "SQAL realtime feed"})
             self._sink.write_messages([greeting])
+            self._sent.inc()
             await self._ready()  # the greeting does not wait for the database, nor any news for their place behind it
             await self._say_latest()
             while True:
@@ -125,6 +137,7 @@ class DashboardSession:
         began = time.perf_counter()
         if messages := self._next_messages():  # taken only now: what a slow peer gets is as new as can be
             self._sink.write_messages(messages)
+            self._sent.inc(len(messages))
         self._feed.spend(time.perf_counter() - began)
 
     def _next_messages(self) -> list[TextMessage]:
@@ -140,11 +153,10 @@ class DashboardSession:
         """The newest sample that was committed before this dashboard came; null when there is none, or none is known
         because the database does not answer.
         """
-        sample: Any = None
+        sample: bytes | None = None
         with suppress(AppError):
-            async with self._reads.connection() as connection:
-                sample = await latest_sample(connection, None)
-        self._say({"type": "latest_sample", "data": sample})
+            sample = (await self._cached.latest(None)).value
+        self._say({"type": "latest_sample", "data": msgspec.Raw(sample or b"null")})
 
     async def _read(self) -> None:
         while True:
@@ -152,11 +164,13 @@ class DashboardSession:
             event = await self._receive()
             if event["type"] != "websocket.receive":
                 return
+            self._received.inc()
             try:
                 self._obey(_read_command(event))
                 self._garbage = 0
             except CommandError as error:
                 self._say({"type": "error", "code": error.code, "error": error.reason})
+                self._metrics.sockets_errors.labels("realtime").inc()
                 self._garbage += 1
                 if self._garbage >= GARBAGE_LIMIT:
                     self.end(*CLOSE_GARBAGE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import random
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,20 +14,25 @@ import msgspec
 from app.core.clock import iso
 from app.core.logging import get_logger
 from app.sqal import answers, wire
-from app.sqal.committer import busy
+from app.sqal.admission import Admission
+from app.sqal.committer import busy, busy_for
 from app.sqal.errors import Code, RefusalError
 from app.sqal.prepare import explain, names_of
 from app.sqal.reading import read_device_id
+from app.sqal.retry_hint import retry_after_ms
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from app.core.clock import Clock
-    from app.sqal.availability import Availability
+    from app.core.dependency import Dependency
+    from app.core.metrics import Metrics
+    from app.sqal.admission import DeviceLimits
     from app.sqal.fleet import Fleet
     from app.sqal.intake import Intake, Verdict, Work
     from app.sqal.prepare import Preparer
+    from app.sqal.recorder import SampleRecorder
 
     Event = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Event]]
@@ -44,6 +50,9 @@ CLOSE_REVOKED: Final = (1008, "the key was revoked")
 CLOSE_GARBAGE: Final = (1008, "the last 100 messages were all refused")
 CLOSE_DEFECT: Final = (1011, "internal error")
 CLOSE_UNREAD: Final = (1013, "answers are not being read")
+CLOSE_ABUSE: Final = (1013, "too many messages: wait as long as retry_after_ms says")
+RECONNECT_MS: Final = (500, 4_000)  # spread: the fleet must not come back at once
+OVER_LIMIT_PAUSE_S: Final = 0.2  # of reading, when slow_down is said; longer, and pongs would go unread too
 log = get_logger("gaveurs.sensors")
 
 
@@ -54,15 +63,25 @@ class Ingest:
     intake: Intake
     preparer: Preparer
     fleet: Fleet
-    availability: Availability
+    storage: Dependency
     clock: Clock
+    recorder: SampleRecorder
+    limits: DeviceLimits
+    metrics: Metrics
     max_message_bytes: int
     max_batch: int
     shutdown_deadline_s: float
 
-    @property
-    def limits(self) -> dict[str, int]:
-        return {"max_message_bytes": self.max_message_bytes, "max_batch": self.max_batch}
+    def said_limits(self) -> dict[str, float]:
+        """What a hello is answered with."""
+        messages = self.limits.messages
+        return {
+            "max_message_bytes": self.max_message_bytes,
+            "max_batch": self.max_batch,
+            "messages_per_second": messages.rate.per_second,
+            "messages_burst": messages.rate.burst,
+            "backlog_allowance": messages.capacity - messages.rate.burst,
+        }
 
 
 class _Batch:
@@ -79,6 +98,7 @@ class _Batch:
         self._order.append(work)
 
     def deliver(self, work: Work, verdict: Verdict) -> None:
+        self._session.note_verdict(verdict)
         self._verdicts[id(work)] = verdict
         if len(self._verdicts) == self._works:
             self._session.finish_batch([(work, self._verdicts[id(work)]) for work in self._order], self._encoding)
@@ -89,8 +109,15 @@ class DeviceSession:
     to a closed socket; a work handed in stays in the queue whatever happens to the socket.
     """
 
-    def __init__(self, ingest: Ingest, receive: Receive, send: Send, peer: str | None) -> None:
+    def __init__(self, ingest: Ingest, receive: Receive, send: Send, *, peer: str, who: str, connection: str) -> None:
+        """`who` is behind the connection: a key, or an address; `connection` is its own id."""
         self._ingest = ingest
+        self._admission = Admission(ingest.limits, who, connection, ingest.clock.monotonic)
+        self._received = ingest.metrics.sockets_received.labels("sensors")
+        self._sent = ingest.metrics.sockets_sent.labels("sensors")
+        self._errors = ingest.metrics.sockets_errors.labels("sensors")
+        self._unsaid: Counter[str] = Counter()
+        """Statuses that the next cumulative ack acknowledges."""
         self._receive = receive
         self._send = send
         self._peer = peer
@@ -156,10 +183,13 @@ class DeviceSession:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._ingest.shutdown_deadline_s):
                 await self._settled.wait()
+        if code == CLOSE_RESTART[0]:
+            self._say(answers.Drain(random.randint(*RECONNECT_MS)), Encoding.JSON)  # noqa: S311 - jitter
         self._finishing = True
         self._news.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(writer, FLUSH_DEADLINE_S)
+        self._ingest.metrics.sockets_closed.labels("sensors", str(code)).inc()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(FLUSH_DEADLINE_S):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
@@ -173,6 +203,7 @@ class DeviceSession:
             if event["type"] != "websocket.receive":
                 return
             self._handling = True
+            self._received.inc()
             if (utf8 := event.get("utf8")) is not None:
                 await self._take(utf8, Encoding.JSON)
             elif (text := event.get("text")) is not None:
@@ -206,6 +237,10 @@ class DeviceSession:
     async def _take_other(self, kind: str, raw: bytes, encoding: Encoding) -> None:
         if kind not in wire.KINDS:
             raise RefusalError(Code.UNKNOWN_TYPE, "this message type is not known here")
+        if kind != "sensor_batch" and (wait_s := self._admission.retry_after_s("", len(raw))):
+            await self._over_limit(encoding, wait_s)
+            self._say_error(busy_for(round(wait_s * 1_000)), encoding)
+            return
         message = wire.decode_as(kind, raw, encoding)
         if message.type != kind:
             raise RefusalError(Code.INVALID_TYPE, "type stands twice in the message, with different values")
@@ -231,6 +266,7 @@ class DeviceSession:
             return
         batch = _Batch(self, encoding, len(message.samples))
         self._begin()
+        self._ingest.recorder.received(len(message.samples))
         for number, raw in enumerate(message.samples, 1):
             work = self._ingest.preparer.sample(bytes(raw), encoding, batch, self._peer)
             batch.add(work)
@@ -248,7 +284,7 @@ class DeviceSession:
 
         def answered(*, stored: bool) -> None:
             now = self._now()
-            self._say(answers.HelloAck(now, now, device_id, mode, self._ingest.limits, stored), encoding)
+            self._say(answers.HelloAck(now, now, device_id, mode, self._ingest.said_limits(), stored), encoding)
             self._finish()
 
         self._ingest.fleet.record_hello(device_id, message, answered, wait_s=HELLO_WAIT_S)
@@ -261,7 +297,7 @@ class DeviceSession:
             if stored:
                 self._say(answers.HeartbeatAck(self._now()), encoding)
             else:
-                self._say_error(busy(self._ingest.availability), encoding)
+                self._say_error(busy(self._ingest.storage), encoding)
             self._finish()
 
         self._ingest.fleet.record_heartbeat(device_id, message, answered)
@@ -276,6 +312,7 @@ class DeviceSession:
     async def _submit(self, work: Work, *, counted: bool = True) -> None:
         """Hand a work in. A message that is known to be no sample has no position among the sample messages."""
         self._begin()
+        self._ingest.recorder.received()
         if counted:
             self._positions += 1
             work.position = self._positions
@@ -283,26 +320,42 @@ class DeviceSession:
         await self._offer(work)
 
     async def _offer(self, work: Work) -> None:
-        """Queue the work or answer busy. Waits a moment for room, unless the database is known to be away."""
+        """Queue the work or answer busy: over its device's limit, or without room. Waits a moment for room, unless the
+        database is known to be away.
+        """
         ingest = self._ingest
-        accepted = not ingest.availability.away and (
+        if wait_s := self._admission.retry_after_s(work.lane, work.size_bytes):
+            await self._over_limit(work.encoding, wait_s)
+            work.answer(busy_for(round(wait_s * 1_000 * random.uniform(1.0, 1.5))))  # noqa: S311 - jitter
+            return
+        accepted = not ingest.storage.away and (
             ingest.intake.offer(work) or await ingest.intake.offer_within(work, ROOM_WAIT_S)
         )
         if accepted:
             ingest.preparer.prepare_soon(work)
         else:
-            work.answer(busy(ingest.availability))
+            work.answer(busy(ingest.storage))
         if ingest.intake.nearly_full:
-            self._slow_down(work.encoding)
+            self._slow_down(work.encoding, retry_after_ms(ingest.storage))
 
-    def _slow_down(self, encoding: Encoding) -> None:
+    def _slow_down(self, encoding: Encoding, milliseconds: int) -> bool:
+        """Advise, at most once a second; whether it was said now."""
         now = self._ingest.clock.monotonic()
-        if now >= self._slow_down_at:
-            self._slow_down_at = now + SLOW_DOWN_EVERY_S
-            self._say(answers.SlowDown(self._ingest.availability.retry_after_ms()), encoding)
+        if now < self._slow_down_at:
+            return False
+        self._slow_down_at = now + SLOW_DOWN_EVERY_S
+        self._say(answers.SlowDown(milliseconds), encoding)
+        return True
+
+    async def _over_limit(self, encoding: Encoding, wait_s: float) -> None:
+        if self._admission.is_abuse():
+            self.end(*CLOSE_ABUSE)
+        elif self._slow_down(encoding, round(wait_s * 1_000)):
+            await asyncio.sleep(min(wait_s, OVER_LIMIT_PAUSE_S))
 
     def deliver(self, work: Work, verdict: Verdict) -> None:
         """The verdict on a sample message of this connection, after its transaction committed."""
+        self.note_verdict(verdict)
         if verdict.code is not None:
             self._say_error(verdict, work.encoding, *names_of(work), position=work.position)
         elif not self._cumulative and work.reading is not None:
@@ -311,9 +364,15 @@ class DeviceSession:
                 answers.Ack(reading.sample_id, reading.timestamp, verdict.status, verdict.score, verdict.grade),
                 work.encoding,
             )
+        elif self._cumulative:
+            self._unsaid[verdict.status] += 1
         self._advance()
         self._judge_content([verdict])
         self._finish()
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Every verdict on what this connection sent."""
+        self._ingest.recorder.judged(verdict)
 
     def _advance(self) -> None:
         """Count the first n messages that all have their verdict; in cumulative mode, say so."""
@@ -402,8 +461,26 @@ class DeviceSession:
                     await self._send(event)
                 except OSError:
                     return
+                self._note_sent(message)
             if self._finishing:
                 return
+
+    def _note_sent(self, message: msgspec.Struct) -> None:
+        self._sent.inc()
+        recorder = self._ingest.recorder
+        match message:
+            case answers.Ack():
+                recorder.acknowledged(message.status)
+            case answers.CumulativeAck():
+                for status, number in self._unsaid.items():
+                    recorder.acknowledged(status, number)
+                self._unsaid.clear()
+            case answers.BatchAck():
+                for status, number in Counter(result["status"] for result in message.results).items():
+                    if status != "error":
+                        recorder.acknowledged(status, number)
+            case answers.Error():
+                self._errors.inc()
 
     def _now(self) -> str:
         return iso(self._ingest.clock.now())

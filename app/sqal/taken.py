@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from app.core.errors import DatabaseUnavailableError
+from app.core.errors import TryAgainError
 from app.sqal import originals
 from app.sqal.errors import Code
 from app.sqal.frame import MICRO
@@ -70,7 +70,7 @@ async def judge_taken(connection: Connection, codec: MessageCodec, works: list[W
         for record in records
     }
     if len(stored) < len(works):
-        raise DatabaseUnavailableError("a row moved between partitions while its duplicate was judged; try again")
+        raise TryAgainError("a row moved between partitions while its duplicate was judged; try again")
     differing = [number for number, work in enumerate(works) if stored[number].content_hash != work.content_hash]
     same = await _same_content(connection, codec, [(works[number], stored[number]) for number in differing])
     verdicts = {}

@@ -6,21 +6,44 @@ import time
 import asyncpg
 import pytest
 
-from app.core.database import Database
-from app.core.errors import DatabaseBusyError, DatabaseUnavailableError
+from app.core.breaker_policy import State
+from app.core.circuit_breaker import CircuitBreaker, CircuitOpenError
+from app.core.clock import SystemClock
+from app.core.database import Database, judge
+from app.core.dependency import Dependency
+from app.core.errors import DatabaseBusyError, DatabaseUnavailableError, ReadOnlyDatabaseError
+from app.core.faults import FaultSwitches
+from app.core.metrics import Metrics
+from app.infrastructure import DATABASE
 from tests.support import free_port
 
 
+def guarded() -> Dependency:
+    clock = SystemClock()
+    return Dependency(
+        DATABASE, CircuitBreaker(name="database", classify=judge), FaultSwitches(clock, ["database"]), clock
+    )
+
+
+def make(dsn: str, *, deadline_s: float = 5.0, dependency: Dependency | None = None) -> Database:
+    return Database(dsn, dependency or guarded(), Metrics(), size=1, deadline_s=deadline_s, name="t")
+
+
+async def ask(database: Database, deadline_s: float = 2.0) -> None:
+    async with database.connection(deadline_s) as connection:
+        await connection.execute("SELECT 1")
+
+
 async def test_a_refused_connection_is_unavailable() -> None:
-    database = Database(f"postgresql://x:y@127.0.0.1:{free_port()}/z", size=1, deadline_s=2, name="t")
+    database = make(f"postgresql://x:y@127.0.0.1:{free_port()}/z", deadline_s=2)
     await database.open()
     with pytest.raises(DatabaseUnavailableError):
-        await database.ping(1)
+        await ask(database, 1)
     await database.close()
 
 
 async def test_a_statement_past_its_deadline_is_cut_with_its_transaction(dsn: str) -> None:
-    database = Database(dsn, size=1, deadline_s=5, name="t")
+    database = make(dsn)
     await database.open()
     began = time.monotonic()
     with pytest.raises(DatabaseUnavailableError):
@@ -34,27 +57,27 @@ async def test_a_statement_past_its_deadline_is_cut_with_its_transaction(dsn: st
 
 
 async def test_an_exhausted_pool_is_busy_not_unavailable(dsn: str) -> None:
-    database = Database(dsn, size=1, deadline_s=5, name="t")
+    database = make(dsn)
     await database.open()
     async with database.connection():
         with pytest.raises(DatabaseBusyError):
-            await database.ping(0.05)
-    await database.ping(2)
+            await ask(database, 0.05)
+    await ask(database, 2)
     await database.close()
 
 
 async def test_a_connection_cut_by_the_server_is_replaced(dsn: str) -> None:
-    database = Database(dsn, size=1, deadline_s=5, name="t")
+    database = make(dsn)
     await database.open()
     with pytest.raises(DatabaseUnavailableError):
         async with database.connection() as connection:
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-    await database.ping(2)
+    await ask(database, 2)
     await database.close()
 
 
 async def test_a_cancelled_caller_gives_its_place_back(dsn: str) -> None:
-    database = Database(dsn, size=1, deadline_s=5, name="t")
+    database = make(dsn)
     await database.open()
 
     async def slow() -> None:
@@ -66,14 +89,73 @@ async def test_a_cancelled_caller_gives_its_place_back(dsn: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await database.ping(2)
+    await ask(database, 2)
     await database.close()
 
 
 async def test_an_error_of_the_caller_stays_itself(dsn: str) -> None:
-    database = Database(dsn, size=1, deadline_s=5, name="t")
+    database = make(dsn)
     await database.open()
     with pytest.raises(asyncpg.UndefinedTableError):
         async with database.connection() as connection:
             await connection.execute("SELECT * FROM nowhere")
+    await database.close()
+
+
+async def test_after_five_failures_the_breaker_opens_and_the_database_is_not_asked() -> None:
+    dependency = guarded()
+    database = make(f"postgresql://x:y@127.0.0.1:{free_port()}/z", dependency=dependency)
+    await database.open()
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailableError):
+            await ask(database)
+    assert dependency.breaker.state is State.OPEN
+    assert dependency.away
+    with pytest.raises(CircuitOpenError):
+        await ask(database)
+    await database.close()
+
+
+async def test_errors_about_what_was_asked_leave_the_breaker_closed(dsn: str) -> None:
+    dependency = guarded()
+    database = make(dsn, dependency=dependency)
+    await database.open()
+    for _ in range(10):
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with database.connection() as connection:
+                await connection.execute("SELECT * FROM nowhere")
+    assert dependency.breaker.state is State.CLOSED
+    assert dependency.breaker.view().failures == 0
+    await database.close()
+
+
+async def test_slow_statements_do_not_open_the_breaker_while_others_are_answered(dsn: str) -> None:
+    dependency = guarded()
+    slow, quick = make(dsn, dependency=dependency), make(dsn, dependency=dependency)
+    await slow.open()
+    await quick.open()
+    for _ in range(6):
+        with pytest.raises(DatabaseUnavailableError):
+            async with slow.connection(0.2) as connection:
+                await ask(quick)
+                await connection.execute("SELECT pg_sleep(30)")
+    assert dependency.breaker.state is State.CLOSED
+    assert dependency.breaker.view().consecutive_failures == 0
+    await slow.close()
+    await quick.close()
+
+
+async def test_a_read_only_database_answers_but_its_check_says_that_it_cannot_serve(dsn: str) -> None:
+    dependency = guarded()
+    database = make(
+        f"{dsn}{'&' if '?' in dsn else '?'}options=-cdefault_transaction_read_only%3Don", dependency=dependency
+    )
+    await database.open()
+    await ask(database)
+    await dependency.check(database.ping, ())
+    assert dependency.away
+    with pytest.raises(ReadOnlyDatabaseError):
+        async with database.connection() as connection:
+            await connection.execute("INSERT INTO devices (device_id) VALUES ('d')")
+    assert dependency.breaker.state is State.CLOSED
     await database.close()

@@ -1,0 +1,387 @@
+"""The cache: a bounded table in this process over Redis, with one load at a time for each key.
+
+A value is served for the time of its type at most. Before that, once its subject changed (`mark`), it is served for
+`min_reload_s` from when it was made and then loaded again. When loading fails because something is away, the old value
+is served with its age for as long as it is kept. Without Redis, or while it does not answer, the table alone serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from app.core.cache_entry import Cached, CacheType, Entry, LocalStore, Marks
+from app.core.errors import DeadlineError
+from app.core.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.core.metrics import Metrics
+
+MIN_RELOAD_S: Final = 2.0
+SOFT_TIMEOUT_S: Final = 1.0  # then a value within its time is served while its renewal goes on
+LOAD_DEADLINE_S: Final = 15.0
+QUIET_S: Final = 1.0  # after a failed load, before the next one is tried for the same key
+SWEEP_EVERY_S: Final = 10.0
+MAX_TAGS: Final = 16_384
+ANYTHING: Final = "*"
+log = get_logger("gaveurs.cache")
+
+
+class Ordered(NamedTuple):
+    """What a loader returns for a value that commits write through: `order` sorts newer after older."""
+
+    value: Any
+    order: str
+
+
+Loader = Callable[[], Awaitable[Any]]
+
+
+class SharedStore(Protocol):
+    """The second level. No method raises for a lost server; `coherent` says whether other replicas' news arrive."""
+
+    @property
+    def coherent(self) -> bool: ...
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def get(self, name: str, now: float) -> Entry | None: ...
+
+    def put_soon(self, name: str, entry: Entry) -> None: ...
+
+    def renew_soon(self, name: str, entry: Entry) -> None: ...
+
+    def tell_soon(self, tags: Iterable[str]) -> None: ...
+
+    async def remove(self, pattern: str) -> int: ...
+
+
+class Cache:
+    """`get_or_load` reads; `mark`, `put_newer` and `invalidate_by_pattern` say what changed."""
+
+    def __init__(
+        self,
+        types: Iterable[CacheType],
+        metrics: Metrics,
+        *,
+        max_entries: int = 4_096,
+        max_bytes: int = 64 * 1024 * 1024,
+        keep_stale_s: float = 3_600.0,
+        stale_on: tuple[type[Exception], ...] = (),
+        alone: bool = True,
+        min_reload_s: float = MIN_RELOAD_S,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+    ) -> None:
+        """`alone`: whether no other process changes what is cached here, as long as there is no shared store."""
+        self.types = {kind.name: kind for kind in types}
+        self._local = LocalStore(max_entries, max_bytes)
+        self._marks = Marks(MAX_TAGS)
+        self._keep_stale_s = keep_stale_s
+        self._stale_on = stale_on
+        self._alone = alone
+        self._min_reload_s = min_reload_s
+        self._monotonic = monotonic
+        self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
+        self._flights: dict[str, asyncio.Task[tuple[Entry, str]]] = {}
+        self._epoch = 0
+        self._shared: SharedStore | None = None
+        self._metrics = metrics
+        self._hits = {name: metrics.cache_hits.labels(name) for name in self.types}
+        self._misses = {name: metrics.cache_misses.labels(name) for name in self.types}
+        self._l1, self._l2 = metrics.cache_level_hits.labels("l1"), metrics.cache_level_hits.labels("l2")
+        self._get_latency = metrics.cache_latency.labels("get")
+        metrics.registry.before_scrape(self._report)
+
+    def share(self, store: SharedStore | None) -> None:
+        """Use a second level from now on."""
+        self._shared = store
+
+    # Reading
+
+    async def get_or_load(
+        self, kind: str, key: str, loader: Loader, *, tags: tuple[str, ...] = (), deadline_s: float | None = None
+    ) -> Cached:
+        """The value under `key`, from the cache or from `loader` (which runs once however many wait for it).
+
+        A value is anything that MessagePack can hold; None too. An error of the loader goes to all who wait and is not
+        cached. `deadline_s` is this caller's own: DeadlineError; the load goes on for the others.
+        """
+        now = self._monotonic()
+        name = f"{kind}|{key}"
+        entry = self._local.get(name)
+        if entry is None or not self._is_fresh(entry, now):
+            return await self._wait_for(kind, name, loader, tags, now, deadline_s)
+        self._local.touch(name)
+        self._hits[kind].inc()
+        self._l1.inc()
+        if now >= entry.retry_at and name not in self._flights:
+            self._launch(kind, name, loader, tags)
+        hit = Cached(entry.value, entry.age_s(now), entry.fresh_until - now, "l1")
+        self._get_latency.observe(self._monotonic() - now)
+        return hit
+
+    def _is_fresh(self, entry: Entry, now: float) -> bool:
+        if now >= entry.fresh_until:
+            return False
+        if now - entry.made_at < self._min_reload_s:
+            return True
+        return self._hears_all and not self._marks.changed_since(entry.made_at, entry.tags)
+
+    @property
+    def _hears_all(self) -> bool:
+        return self._alone if self._shared is None else self._shared.coherent
+
+    async def _wait_for(
+        self, kind: str, name: str, loader: Loader, tags: tuple[str, ...], now: float, deadline_s: float | None
+    ) -> Cached:
+        old = self._local.get(name)
+        if old is not None and now < old.quiet_until and now < old.dead_at:
+            return self._stale(kind, old, now)
+        flight = self._flights.get(name) or self._launch(kind, name, loader, tags)
+        patience_s = deadline_s
+        if old is not None and now < old.fresh_until:
+            patience_s = min(SOFT_TIMEOUT_S, deadline_s or SOFT_TIMEOUT_S)
+        await asyncio.wait({flight}, timeout=patience_s)  # cancels nothing but this wait
+        if not flight.done():
+            if old is not None and now < old.fresh_until:
+                return self._stale(kind, old, self._monotonic())
+            raise DeadlineError("the value was not loaded in time; try again shortly", retry_after_s=1.0)
+        return self._landed(kind, name, flight)
+
+    def _landed(self, kind: str, name: str, flight: asyncio.Task[tuple[Entry, str]]) -> Cached:
+        try:
+            entry, source = flight.result()
+        except self._stale_on:
+            now = self._monotonic()
+            old = self._local.get(name)
+            if old is None or now >= old.dead_at:
+                self._misses[kind].inc()
+                raise
+            old.quiet_until = now + QUIET_S
+            return self._stale(kind, old, now)
+        now = self._monotonic()
+        if source == "l2":
+            self._hits[kind].inc()
+            self._l2.inc()
+        else:
+            self._misses[kind].inc()
+        return Cached(entry.value, entry.age_s(now), entry.fresh_until - now, source)
+
+    def _stale(self, kind: str, old: Entry, now: float) -> Cached:
+        self._misses[kind].inc()
+        self._metrics.cache_stale.labels(kind).inc()
+        return Cached(old.value, old.age_s(now), min(-1.0, old.fresh_until - now), "l1", stale=True)
+
+    # Loading
+
+    def _launch(self, kind: str, name: str, loader: Loader, tags: tuple[str, ...]) -> asyncio.Task[tuple[Entry, str]]:
+        flight = asyncio.create_task(self._fill(kind, name, loader, tags), name=f"load {name}")
+        self._flights[name] = flight
+
+        def landed(task: asyncio.Task[tuple[Entry, str]]) -> None:
+            if self._flights.get(name) is task:
+                del self._flights[name]
+            if not task.cancelled():
+                task.exception()  # told to those who wait; nobody need wait any more
+
+        flight.add_done_callback(landed)
+        return flight
+
+    async def _fill(self, kind: str, name: str, loader: Loader, tags: tuple[str, ...]) -> tuple[Entry, str]:
+        began, epoch = self._monotonic(), self._epoch
+        old = self._local.get(name)
+        if self._shared is not None:
+            found = await self._shared.get(name, began)
+            self._get_latency.observe(self._monotonic() - began)
+            if found is not None and epoch == self._epoch and (old is None or old.made_at < found.made_at):
+                found.tags = tags
+                self._local.put(name, found)
+                if self._is_fresh(found, began):
+                    return found, "l2"
+        started = self._monotonic()
+        value = await self._load(kind, loader)
+        order = None
+        if isinstance(value, Ordered):
+            value, order = value
+        if old is not None and old.fresh_until <= started:
+            self._local.expirations += 1
+        entry = self._entry(kind, value, started, tags, order)
+        if epoch != self._epoch:
+            return entry, "load"  # what was loaded before an invalidation is not kept
+        held = self._local.get(name)
+        if held is not None and held.order is not None and order is not None and held.order > order:
+            return held, "load"  # a commit wrote a newer one through meanwhile
+        self._local.put(name, entry)
+        if self._shared is not None:
+            self._shared.put_soon(name, entry)
+        return entry, "load"
+
+    async def _load(self, kind: str, loader: Loader) -> Any:
+        loads = self._metrics.cache_loads
+        try:
+            async with asyncio.timeout(LOAD_DEADLINE_S):
+                value = await loader()
+        except TimeoutError as error:
+            loads.labels(kind, "failure").inc()
+            raise DeadlineError("the value was not loaded in time; try again shortly", retry_after_s=1.0) from error
+        except Exception:
+            loads.labels(kind, "failure").inc()
+            raise
+        loads.labels(kind, "success").inc()
+        return value
+
+    def _entry(self, kind: str, value: Any, made_at: float, tags: tuple[str, ...], order: str | None) -> Entry:
+        kept = self.types[kind]
+        fresh_s = kept.ttl_s * (1.0 - kept.jitter * self._rng.random())
+        return Entry(value, made_at=made_at, fresh_s=fresh_s, keep_s=self._keep_stale_s, tags=tags, order=order)
+
+    # Changes
+
+    def mark(self, tags: Iterable[str]) -> None:
+        """What these tags stand for has changed, and the change is committed."""
+        now = self._monotonic()
+        tags = list(tags)
+        for tag in tags:
+            self._marks.mark(tag, now)
+        if self._shared is not None:
+            self._shared.tell_soon(tags)
+
+    def put_newer(self, kind: str, key: str, order: str, make: Callable[[], bytes]) -> None:
+        """Write a committed value through, if one is held and it is older; `make` runs when somebody reads it."""
+        name = f"{kind}|{key}"
+        entry = self._local.get(name)
+        if entry is None or entry.order is None or order <= entry.order:
+            return
+        began = self._monotonic()
+        entry.replace_later(make, order, began)
+        if self._shared is not None:
+            self._shared.renew_soon(name, entry)
+        self._metrics.cache_latency.labels("set").observe(self._monotonic() - began)
+
+    async def invalidate_by_pattern(self, pattern: str) -> int:
+        """Drop every key that matches (`*`, `?`, `[...]`), of all types, in all replicas; how many went from here and
+        from Redis. While Redis does not answer, it is remembered, and Redis is not read before it is done.
+        """
+        began = self._monotonic()
+        dropped = self.forget(pattern)
+        if self._shared is not None:
+            dropped += await self._shared.remove(pattern)
+        self._metrics.cache_latency.labels("delete").observe(self._monotonic() - began)
+        return dropped
+
+    async def invalidate_all(self) -> int:
+        """Drop all of ours, and nothing else of what that Redis holds."""
+        return await self.invalidate_by_pattern(ANYTHING)
+
+    def forget(self, pattern: str) -> int:
+        """Drop from this process alone."""
+        self._epoch += 1
+        matching = [name for name in self._local.keys() if matches(name, pattern)]  # noqa: SIM118 - no mapping
+        for name in matching:
+            self._local.drop(name)
+        return len(matching)
+
+    def heard(self, tags: Iterable[str], patterns: Iterable[str]) -> None:
+        """What another replica changed."""
+        now = self._monotonic()
+        for tag in tags:
+            self._marks.mark(tag, now)
+        for pattern in patterns:
+            self.forget(pattern)
+
+    def heard_nothing(self) -> None:
+        """News of other replicas may have been missed: everything may have changed."""
+        self._marks.mark_all(self._monotonic())
+
+    # Upkeep
+
+    async def run(self) -> None:
+        """Drop what is past all use; runs until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._local.expire(self._monotonic())
+
+    async def close(self) -> None:
+        """Give up loads that nobody waits for any more."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Reads of this process since its start, and what it holds now."""
+        hits = int(sum(counter.value for counter in self._hits.values()))
+        misses = int(sum(counter.value for counter in self._misses.values()))
+        return {
+            "hits": hits,
+            "misses": misses,
+            "hit_rate": hits / (hits + misses) if hits + misses else 0.0,
+            "total_keys": len(self._local),
+            "size_bytes": self._local.bytes,
+            "evictions": self._local.evictions,
+            "expirations": self._local.expirations,
+            "loads_under_way": len(self._flights),
+            "redis": "none" if self._shared is None else "connected" if self._shared.connected else "disconnected",
+            "types": {
+                name: {"hits": int(self._hits[name].value), "misses": int(self._misses[name].value)}
+                for name in self.types
+            },
+        }
+
+    def _report(self) -> None:
+        m = self._metrics
+        m.cache_size.labels().set(self._local.bytes)
+        m.cache_entries.labels().set(len(self._local))
+        m.cache_evictions.labels().set_total(self._local.evictions)
+        m.cache_expirations.labels().set_total(self._local.expirations)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a key matches, whatever its type."""
+    return fnmatchcase(name.partition("|")[2], pattern)
+
+
+class CacheHandle:
+    """A name that can be imported before the process has its cache."""
+
+    __slots__ = ("_cache",)
+
+    def __init__(self) -> None:
+        self._cache: Cache | None = None
+
+    def bind(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def unbind(self) -> None:
+        self._cache = None
+
+    @property
+    def _bound(self) -> Cache:
+        if self._cache is None:
+            raise RuntimeError("there is no cache before the application has started")
+        return self._cache
+
+    async def get_or_load(
+        self, kind: str, key: str, loader: Loader, *, tags: tuple[str, ...] = (), deadline_s: float | None = None
+    ) -> Cached:
+        return await self._bound.get_or_load(kind, key, loader, tags=tags, deadline_s=deadline_s)
+
+    async def invalidate_by_pattern(self, pattern: str) -> int:
+        return await self._bound.invalidate_by_pattern(pattern)
+
+    async def invalidate_all(self) -> int:
+        return await self._bound.invalidate_all()
+
+    async def get_stats(self) -> dict[str, Any]:
+        return await self._bound.get_stats()
+
+
+cache: Final = CacheHandle()
