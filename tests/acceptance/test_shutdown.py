@@ -1,0 +1,252 @@
+"""SIGTERM under load: what was begun is finished, everybody is told, and the receipt agrees with the clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from app.core.clock import iso
+from app.sqal.reading import parse_time
+from tests.support import Server, data_folder, running_server, trimmed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEVICES = 200
+RATE_S = 0.5
+SLOW_S = 2.5
+PROPAGATION_S = 1.5
+CLOSE_RESTART = 1012
+
+LETTING_GO: list[asyncio.Task[None]] = []
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@dataclass
+class Box:
+    """A device with its own journal."""
+
+    name: str
+    sent: int = 0
+    acked: set[str] = field(default_factory=set)
+    refused: int = 0
+    drain: dict[str, Any] | None = None
+    after_drain: list[str] = field(default_factory=list)
+    close_code: int | None = None
+
+    async def run(self, server: Server) -> None:
+        async with connect(server.ws_url, compression=None, ping_interval=None, open_timeout=30) as socket:
+            sender = asyncio.create_task(self._send(socket))
+            try:
+                async for text in socket:
+                    self._hear(json.loads(text))
+            except ConnectionClosed:
+                pass
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+            self.close_code = socket.close_code
+
+    async def _send(self, socket: Any) -> None:
+        while True:
+            message = trimmed(device_id=self.name, sample_id=f"{self.name}-{self.sent}", timestamp=moment())
+            self.sent += 1
+            await socket.send(json.dumps(message))
+            await asyncio.sleep(RATE_S)
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        if self.drain is not None:
+            self.after_drain.append(answer["type"])
+        match answer["type"]:
+            case "ack":
+                self.acked.add(answer["sample_id"])
+            case "error":
+                self.refused += 1
+            case "drain":
+                self.drain = answer
+
+
+def moment() -> str:
+    return iso(parse_time(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z"))
+
+
+def uvicorn_server(folder: Any, **env: Any) -> Server:
+    """`uvicorn app.main:app` as the guide starts it."""
+    server = Server(folder, DATA_DIR=str(folder), **env)
+    server.command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(server.port)]
+    return server
+
+
+@pytest.fixture(params=["gaveurs serve", "uvicorn app.main:app"])
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    env: dict[str, Any] = {"SHUTDOWN_PROPAGATION_S": str(PROPAGATION_S)}
+    with data_folder() as folder:
+        server = Server(folder, **env) if request.param == "gaveurs serve" else uvicorn_server(folder, **env)
+        try:
+            yield server.start()
+        finally:
+            server.clean_up()
+
+
+async def in_thread(server: Server, path: str, **more: Any) -> tuple[int, bytes, dict[str, str]]:
+    return await asyncio.to_thread(lambda: server.request(path, **more))
+
+
+async def slow_request(server: Server) -> asyncio.Task[tuple[int, bytes, dict[str, str]]]:
+    """One that waits in the database for a lock that no sample wants."""
+    dsn = json.loads((server.folder / "connection.json").read_text())["dsn"]
+    connection = await asyncpg.connect(dsn)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE")
+    task = asyncio.create_task(in_thread(server, "/api/sqal/quarantine"))
+    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0.02)
+
+    async def let_go() -> None:
+        await asyncio.sleep(SLOW_S)
+        await transaction.rollback()
+        await connection.close()
+
+    LETTING_GO.append(asyncio.create_task(let_go()))
+    return task
+
+
+def receipt_of(server: Server) -> dict[str, Any]:
+    (found,) = [one for one in server.events() if str(one["event"]).startswith("Graceful shutdown completed in")]
+    return found
+
+
+async def test_two_hundred_devices_and_a_slow_request_at_sigterm(own_server: Server) -> None:
+    boxes = [Box(f"ESP32_LL_{number:03d}") for number in range(DEVICES)]
+    running = [asyncio.create_task(box.run(own_server)) for box in boxes]
+    while not all(box.acked for box in boxes):
+        await asyncio.sleep(0.05)
+    slow = await slow_request(own_server)
+    own_server.running.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    await asyncio.sleep(0.3)
+
+    # New work is refused, politely; probes tell the truth; sockets go on.
+    status, body, headers = await in_thread(own_server, "/api/sqal/latest")
+    assert (status, json.loads(body)["code"], headers["connection"]) == (503, "draining", "close")
+    assert int(headers["retry-after"]) >= 1
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(own_server.ws_url)
+    assert refused.value.response.status_code == 503
+    status, body, _ = await in_thread(own_server, "/health/ready")
+    assert (status, json.loads(body)["status"]) == (503, "draining")
+    assert (await in_thread(own_server, "/health/live"))[0] == 200
+    acked_then = sum(len(box.acked) for box in boxes)
+    await asyncio.sleep(0.7)
+    assert sum(len(box.acked) for box in boxes) > acked_then, "sockets are served until others know"
+
+    assert (await slow)[0] == 200, "a request that had begun is answered"
+    await LETTING_GO.pop()
+    await asyncio.gather(*running)
+    code = await asyncio.to_thread(own_server.running.wait, 60)
+    took_s = time.monotonic() - began
+    assert code in (0, -signal.SIGTERM)  # uvicorn raises the signal again at its end
+    assert took_s < 30
+
+    for box in boxes:
+        assert box.close_code == CLOSE_RESTART, box
+        assert box.drain is not None, box
+        assert 0 < box.drain["reconnect_in_ms"] <= 60_000
+        assert not box.after_drain, "nothing follows the goodbye"
+    spread = {box.drain["reconnect_in_ms"] for box in boxes if box.drain}
+    assert len(spread) > DEVICES / 4, "the fleet does not come back in step"
+
+    receipt = receipt_of(own_server)
+    acked = {sample for box in boxes for sample in box.acked}
+    print(f"\n{took_s:.1f} s, {receipt}")
+    assert receipt["lost_acked"] == receipt["in_hand"] == receipt["refused"] == 0
+    assert receipt["received"] == receipt["committed"] == receipt["acked"] == len(acked)
+    assert not own_server.postgres(), "the database outlived its owner"
+
+    own_server.start()
+    stored = {item["sample_id"] for item in own_server.all_samples()}
+    assert stored == acked
+    assert own_server.stop() in (0, -signal.SIGTERM)
+
+
+def test_the_log_lines_of_a_shutdown_are_those_of_the_guide() -> None:
+    with running_server(FAULT_SWITCHES="true", SHUTDOWN_PROPAGATION_S="0.2") as server:
+        asyncio.run(_three_slow_requests(server))
+        lines = [str(one["event"]) for one in server.events()]
+    wanted = [
+        "Shutdown signal received (SIGTERM)",
+        "Rejecting new requests (503)",
+        "Closing WebSocket connections (0 active)",
+        "Waiting for 3 active requests to complete...",
+        "2 active requests remaining...",
+        "1 active request remaining...",
+        "All requests completed",
+        "Closing database pool",
+    ]
+    found = [line for line in lines if line in wanted]
+    assert found == wanted
+    assert lines[-1].startswith("Graceful shutdown completed in ")
+
+
+async def _three_slow_requests(server: Server) -> None:
+    requests = []
+    for latency_ms in (1_000, 1_800, 2_600):
+        fault = {"kind": "latency", "latency_ms": latency_ms, "expires_s": 60}
+        assert (await in_thread(server, "/api/admin/faults/database", method="PUT", body=fault))[0] == 200
+        requests.append(asyncio.create_task(in_thread(server, "/api/sqal/samples?limit=1")))
+        await asyncio.sleep(0.15)
+    await in_thread(server, "/api/admin/faults/database", method="DELETE")
+    server.running.send_signal(signal.SIGTERM)
+    assert [status for status, _, _ in await asyncio.gather(*requests)] == [200, 200, 200]
+    assert await asyncio.to_thread(server.running.wait, 30) == 0
+
+
+async def test_a_second_signal_shortens_the_shutdown_and_loses_nothing() -> None:
+    with running_server(SHUTDOWN_PROPAGATION_S="15") as server:
+        box = Box("ESP32_LL_001")
+        running = asyncio.create_task(box.run(server))
+        while not box.acked:
+            await asyncio.sleep(0.05)
+        server.running.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        assert server.running.poll() is None
+        server.running.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        await running
+        assert await asyncio.to_thread(server.running.wait, 30) == 0
+        assert time.monotonic() - began < 10
+        assert box.close_code == CLOSE_RESTART
+        receipt = receipt_of(server)
+        assert receipt["lost_acked"] == 0
+        assert receipt["acked"] == len(box.acked)
+
+
+async def test_a_request_that_hangs_is_answered_before_the_shutdown_goes_on() -> None:
+    env = {
+        "QUERY_DEADLINE_S": "2.0",
+        "DATABASE_POOL_WAIT_S": "1",
+        "REQUEST_DEADLINE_S": "3",
+        "SHUTDOWN_REQUESTS_S": "4",
+    }
+    with running_server(FAULT_SWITCHES="true", **env) as server:
+        fault = {"kind": "stall", "expires_s": 60}
+        assert (await in_thread(server, "/api/admin/faults/database", method="PUT", body=fault))[0] == 200
+        slow = asyncio.create_task(in_thread(server, "/api/sqal/samples?limit=1"))
+        await asyncio.sleep(0.2)
+        server.running.send_signal(signal.SIGTERM)
+        status, _, headers = await slow
+        assert (status, "retry-after" in headers) == (503, True)
+        assert await asyncio.to_thread(server.running.wait, 60) == 0
+        assert receipt_of(server)["lost_acked"] == 0
