@@ -18,6 +18,7 @@ from app.sqal.device_counts import DeviceCounts
 from app.sqal.devices import StateLimits
 from app.sqal.export import Exports
 from app.sqal.fleet import Fleet
+from app.sqal.ingest import Ingest
 from app.sqal.intake import Intake
 from app.sqal.live import LiveFeed
 from app.sqal.prepare import Preparer
@@ -25,7 +26,6 @@ from app.sqal.quarantine import Quarantine
 from app.sqal.recipe_book import RecipeBook, recipe_book
 from app.sqal.recipe_files import RecipeFileError, read_recipes
 from app.sqal.retention import Housekeeper
-from app.sqal.session import Ingest
 from app.sqal.store import SampleStore
 from app.sqal.watch import Watch, WatchSettings
 

@@ -96,6 +96,14 @@ class Limiter:
             self._full_at.move_to_end(key)
         return decision
 
+    def give_back(self, key: str, cost: float = 1.0) -> None:
+        """Undo a `check` that allowed: what it was for was not done, and not by the client's fault. Of a budget of this
+        process alone.
+        """
+        full_at = self._full_at.get(key)
+        if full_at is not None:
+            self._full_at[key] = full_at - cost / self._policy.rate.per_second
+
     def peek(self, key: str) -> Decision:
         """What the local budget would say to a request of one token; `remaining` is what there is now."""
         now = self._monotonic()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = Gcra(Rate(per_second=1_000 / 60, burst=1_000))
 OTHERS: Final = "*"
 LONGEST_RETRY_S: Final = 60.0
+# While the database is away nothing is charged, as devices send each message again when they are told to; beyond this:
+FLOOD: Final = Gcra(Rate(per_second=2_000, burst=20_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +42,46 @@ class Admission:
         self._connection = connection
         self._monotonic = monotonic
         self._keys: dict[str, str] = {}
+        self._next_at: dict[str, float] = {}
         self._patience_until = 0.0
+        self._flood_until = 0.0
 
     def retry_after_s(self, device: str, size_bytes: int) -> float:
-        """0 when the message is taken; else it is not, and after so many seconds it would be."""
+        """0 when the message is taken. Else it is not, and after so many seconds there will be room for it: each one is
+        told a later time than the one before, so that a device which obeys comes at its rate, not with all at once.
+        """
         key = self._keys.get(device) or self._key(device)
-        decision = self._limits.messages.check(key)
+        messages, sizes = self._limits.messages, self._limits.message_bytes
+        decision = messages.check(key)
         if decision.allowed:
-            decision = self._limits.message_bytes.check(key, size_bytes)
-        if decision.allowed:
-            return 0.0
-        wait_s = decision.retry_after_s
-        return max(0.001, min(wait_s, LONGEST_RETRY_S)) if isfinite(wait_s) else LONGEST_RETRY_S
+            decision = sizes.check(key, size_bytes)
+            if decision.allowed:
+                return 0.0
+            messages.give_back(key)
+        if not isfinite(decision.retry_after_s):
+            return LONGEST_RETRY_S
+        now = self._monotonic()
+        each_s = max(1 / messages.rate.per_second, size_bytes / sizes.rate.per_second)
+        wait_s = max(decision.retry_after_s, self._next_at.get(key, now) + each_s - now)
+        self._next_at[key] = now + min(wait_s, LONGEST_RETRY_S)
+        return max(0.001, min(wait_s, LONGEST_RETRY_S))
+
+    def give_back(self, device: str, size_bytes: int) -> None:
+        """A message that was taken found no room: it costs its device nothing."""
+        key = self._keys.get(device) or self._key(device)
+        self._limits.messages.give_back(key)
+        self._limits.message_bytes.give_back(key, size_bytes)
 
     def _key(self, device: str) -> str:
         if len(self._keys) >= self._limits.devices_per_connection:
             return self._keys.setdefault(OTHERS, f"{self._who} {self._connection} {OTHERS}")
         key = self._keys[device] = f"{self._who} {device or self._connection}"
         return key
+
+    def is_flood(self) -> bool:
+        """One more message came while none can be stored: whether these are too many for any fleet."""
+        self._flood_until, decision = FLOOD.decide(self._flood_until, self._monotonic())
+        return not decision.allowed
 
     def is_abuse(self) -> bool:
         """One more message came over the limit: whether these are too many."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,31 +14,25 @@ from app.core.clock import iso
 from app.core.logging import get_logger
 from app.sqal import answers, wire
 from app.sqal.admission import Admission
+from app.sqal.batch import Batch, batch_ack
 from app.sqal.committer import busy, busy_for
 from app.sqal.errors import Code, RefusalError
+from app.sqal.outbox import Outbox
 from app.sqal.prepare import explain, names_of
 from app.sqal.reading import read_device_id
 from app.sqal.retry_hint import retry_after_ms
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable
 
-    from app.core.clock import Clock
-    from app.core.dependency import Dependency
-    from app.core.metrics import Metrics
-    from app.sqal.admission import DeviceLimits
-    from app.sqal.fleet import Fleet
-    from app.sqal.intake import Intake, Verdict, Work
-    from app.sqal.prepare import Preparer
-    from app.sqal.recorder import SampleRecorder
+    from app.sqal.ingest import Ingest
+    from app.sqal.intake import Verdict, Work
+    from app.sqal.outbox import Event, Send
 
-    Event = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Event]]
-    Send = Callable[[Event], Awaitable[None]]
 
 GARBAGE_LIMIT: Final = 100
-OUTBOX_LIMIT: Final = 16_384
 YIELD_EVERY: Final = 16
 ROOM_WAIT_S: Final = 1.0
 HELLO_WAIT_S: Final = 1.0
@@ -56,54 +49,6 @@ OVER_LIMIT_PAUSE_S: Final = 0.2  # of reading, when slow_down is said; longer, a
 log = get_logger("gaveurs.sensors")
 
 
-@dataclass(frozen=True, slots=True)
-class Ingest:
-    """What every session of the process shares."""
-
-    intake: Intake
-    preparer: Preparer
-    fleet: Fleet
-    storage: Dependency
-    clock: Clock
-    recorder: SampleRecorder
-    limits: DeviceLimits
-    metrics: Metrics
-    max_message_bytes: int
-    max_batch: int
-    shutdown_deadline_s: float
-
-    def said_limits(self) -> dict[str, float]:
-        """What a hello is answered with."""
-        messages = self.limits.messages
-        return {
-            "max_message_bytes": self.max_message_bytes,
-            "max_batch": self.max_batch,
-            "messages_per_second": messages.rate.per_second,
-            "messages_burst": messages.rate.burst,
-            "backlog_allowance": messages.capacity - messages.rate.burst,
-        }
-
-
-class _Batch:
-    """Collects the verdicts of one `sensor_batch`; answers when the last is in."""
-
-    def __init__(self, session: DeviceSession, encoding: Encoding, works: int) -> None:
-        self._session = session
-        self._encoding = encoding
-        self._order: list[Work] = []
-        self._verdicts: dict[int, Verdict] = {}
-        self._works = works
-
-    def add(self, work: Work) -> None:
-        self._order.append(work)
-
-    def deliver(self, work: Work, verdict: Verdict) -> None:
-        self._session.note_verdict(verdict)
-        self._verdicts[id(work)] = verdict
-        if len(self._verdicts) == self._works:
-            self._session.finish_batch([(work, self._verdicts[id(work)]) for work in self._order], self._encoding)
-
-
 class DeviceSession:
     """The protocol of one connection. `run` returns when it has ended, with everything that was read answered or lost
     to a closed socket; a work handed in stays in the queue whatever happens to the socket.
@@ -114,19 +59,13 @@ class DeviceSession:
         self._ingest = ingest
         self._admission = Admission(ingest.limits, who, connection, ingest.clock.monotonic)
         self._received = ingest.metrics.sockets_received.labels("sensors")
-        self._sent = ingest.metrics.sockets_sent.labels("sensors")
-        self._errors = ingest.metrics.sockets_errors.labels("sensors")
-        self._unsaid: Counter[str] = Counter()
-        """Statuses that the next cumulative ack acknowledges."""
         self._receive = receive
         self._send = send
         self._peer = peer
-        self._outbox: deque[tuple[msgspec.Struct, Encoding]] = deque()
-        self._news = asyncio.Event()
+        self._outbox = Outbox(send, ingest.metrics, ingest.recorder, lambda: self.end(*CLOSE_UNREAD))
         self._settled = asyncio.Event()
         self._settled.set()
         self._end: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-        self._finishing = False
         self._pending = 0
         self._garbage = 0
         self._slow_down_at = 0.0
@@ -135,7 +74,6 @@ class DeviceSession:
         self._acked = 0
         self._order: deque[Work] = deque()
         self._handling = False
-        self._gone = False
 
     @property
     def sample_messages(self) -> int:
@@ -146,9 +84,9 @@ class DeviceSession:
 
     async def run(self) -> None:
         """Serve the socket until the peer leaves, `end` is called, or it must be let go."""
-        self._say(answers.ConnectionEstablished(self._now(), "SQAL sensor ingest ready"), Encoding.JSON)
+        self._outbox.say(answers.ConnectionEstablished(self._now(), "SQAL sensor ingest ready"), Encoding.JSON)
         reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
+        writer = asyncio.create_task(self._outbox.run())
         try:
             await asyncio.wait((reader, writer, self._end), return_when=asyncio.FIRST_COMPLETED)
             self._report_defects(reader, writer)
@@ -156,8 +94,7 @@ class DeviceSession:
                 await self._stop_reading(reader)
                 await self._close(writer, *self._end.result())
         finally:
-            self._gone = True
-            self._outbox.clear()
+            self._outbox.close()
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -184,11 +121,9 @@ class DeviceSession:
             async with asyncio.timeout(self._ingest.shutdown_deadline_s):
                 await self._settled.wait()
         if code == CLOSE_RESTART[0]:
-            self._say(answers.Drain(random.randint(*RECONNECT_MS)), Encoding.JSON)  # noqa: S311 - jitter
-        self._finishing = True
-        self._news.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(writer, FLUSH_DEADLINE_S)
+            self._outbox.say(answers.Drain(random.randint(*RECONNECT_MS)), Encoding.JSON)  # noqa: S311 - jitter
+        self._outbox.finish()
+        await asyncio.wait({writer}, timeout=FLUSH_DEADLINE_S)
         self._ingest.metrics.sockets_closed.labels("sensors", str(code)).inc()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(FLUSH_DEADLINE_S):
@@ -239,7 +174,7 @@ class DeviceSession:
             raise RefusalError(Code.UNKNOWN_TYPE, "this message type is not known here")
         if kind != "sensor_batch" and (wait_s := self._admission.retry_after_s("", len(raw))):
             await self._over_limit(encoding, wait_s)
-            self._say_error(busy_for(round(wait_s * 1_000)), encoding)
+            self._outbox.say_error(busy_for(round(wait_s * 1_000)), encoding)
             return
         message = wire.decode_as(kind, raw, encoding)
         if message.type != kind:
@@ -253,7 +188,7 @@ class DeviceSession:
             case wire.Heartbeat():
                 self._take_heartbeat(message, encoding)
             case _:
-                self._say(answers.Pong(self._now()), encoding)
+                self._outbox.say(answers.Pong(self._now()), encoding)
         self._garbage = 0
 
     async def _take_batch(self, message: wire.SensorBatch, encoding: Encoding) -> None:
@@ -262,9 +197,13 @@ class DeviceSession:
         if len(message.samples) > self._ingest.max_batch:
             raise RefusalError(Code.BATCH_TOO_LARGE, f"a batch holds at most {self._ingest.max_batch} samples")
         if not message.samples:
-            self._say(answers.BatchAck([]), encoding)
+            self._outbox.say(answers.BatchAck([]), encoding)
             return
-        batch = _Batch(self, encoding, len(message.samples))
+        batch = Batch(
+            len(message.samples),
+            self._ingest.recorder.judged,
+            lambda results: self._finish_batch(results, encoding),
+        )
         self._begin()
         self._ingest.recorder.received(len(message.samples))
         for number, raw in enumerate(message.samples, 1):
@@ -284,7 +223,7 @@ class DeviceSession:
 
         def answered(*, stored: bool) -> None:
             now = self._now()
-            self._say(answers.HelloAck(now, now, device_id, mode, self._ingest.said_limits(), stored), encoding)
+            self._outbox.say(answers.HelloAck(now, now, device_id, mode, self._ingest.said_limits(), stored), encoding)
             self._finish()
 
         self._ingest.fleet.record_hello(device_id, message, answered, wait_s=HELLO_WAIT_S)
@@ -295,9 +234,9 @@ class DeviceSession:
 
         def answered(*, stored: bool) -> None:
             if stored:
-                self._say(answers.HeartbeatAck(self._now()), encoding)
+                self._outbox.say(answers.HeartbeatAck(self._now()), encoding)
             else:
-                self._say_error(busy(self._ingest.storage), encoding)
+                self._outbox.say_error(busy(self._ingest.storage), encoding)
             self._finish()
 
         self._ingest.fleet.record_heartbeat(device_id, message, answered)
@@ -324,19 +263,27 @@ class DeviceSession:
         database is known to be away.
         """
         ingest = self._ingest
+        if ingest.storage.away:
+            self._turn_away(work)
+            return
         if wait_s := self._admission.retry_after_s(work.lane, work.size_bytes):
             await self._over_limit(work.encoding, wait_s)
-            work.answer(busy_for(round(wait_s * 1_000 * random.uniform(1.0, 1.5))))  # noqa: S311 - jitter
+            work.answer(busy_for(round(wait_s * 1_000)))
             return
-        accepted = not ingest.storage.away and (
-            ingest.intake.offer(work) or await ingest.intake.offer_within(work, ROOM_WAIT_S)
-        )
-        if accepted:
+        if ingest.intake.offer(work) or await ingest.intake.offer_within(work, ROOM_WAIT_S):
             ingest.preparer.prepare_soon(work)
         else:
+            self._admission.give_back(work.lane, work.size_bytes)
             work.answer(busy(ingest.storage))
         if ingest.intake.nearly_full:
             self._slow_down(work.encoding, retry_after_ms(ingest.storage))
+
+    def _turn_away(self, work: Work) -> None:
+        """Nothing can be stored now: say so at once, and charge nothing for it."""
+        if self._admission.is_flood():
+            self.end(*CLOSE_ABUSE)
+        self._slow_down(work.encoding, retry_after_ms(self._ingest.storage))
+        work.answer(busy(self._ingest.storage))
 
     def _slow_down(self, encoding: Encoding, milliseconds: int) -> bool:
         """Advise, at most once a second; whether it was said now."""
@@ -344,7 +291,7 @@ class DeviceSession:
         if now < self._slow_down_at:
             return False
         self._slow_down_at = now + SLOW_DOWN_EVERY_S
-        self._say(answers.SlowDown(milliseconds), encoding)
+        self._outbox.say(answers.SlowDown(milliseconds), encoding)
         return True
 
     async def _over_limit(self, encoding: Encoding, wait_s: float) -> None:
@@ -355,24 +302,20 @@ class DeviceSession:
 
     def deliver(self, work: Work, verdict: Verdict) -> None:
         """The verdict on a sample message of this connection, after its transaction committed."""
-        self.note_verdict(verdict)
+        self._ingest.recorder.judged(verdict)
         if verdict.code is not None:
-            self._say_error(verdict, work.encoding, *names_of(work), position=work.position)
+            self._outbox.say_error(verdict, work.encoding, *names_of(work), position=work.position)
         elif not self._cumulative and work.reading is not None:
             reading = work.reading
-            self._say(
+            self._outbox.say(
                 answers.Ack(reading.sample_id, reading.timestamp, verdict.status, verdict.score, verdict.grade),
                 work.encoding,
             )
         elif self._cumulative:
-            self._unsaid[verdict.status] += 1
+            self._outbox.count_for_ack(verdict.status)
         self._advance()
         self._judge_content([verdict])
         self._finish()
-
-    def note_verdict(self, verdict: Verdict) -> None:
-        """Every verdict on what this connection sent."""
-        self._ingest.recorder.judged(verdict)
 
     def _advance(self) -> None:
         """Count the first n messages that all have their verdict; in cumulative mode, say so."""
@@ -381,17 +324,11 @@ class DeviceSession:
             last = self._order.popleft()
             self._acked += 1
         if last is not None and self._cumulative:
-            ack = answers.CumulativeAck(self._acked, names_of(last)[0])
-            if self._outbox and isinstance(self._outbox[-1][0], answers.CumulativeAck):
-                self._outbox.pop()  # the newer count says all that the unsent one said
-            self._say(ack, last.encoding)
+            self._outbox.say_count(answers.CumulativeAck(self._acked, names_of(last)[0]), last.encoding)
 
-    def finish_batch(self, results: list[tuple[Work, Verdict]], encoding: Encoding) -> None:
-        """All verdicts of a batch are in: one answer, in input order."""
-        retry = max((verdict.retry_after_ms or 0 for _, verdict in results), default=0)
-        self._say(
-            answers.BatchAck([_result(work, verdict) for work, verdict in results], retry or msgspec.UNSET), encoding
-        )
+    def _finish_batch(self, results: list[tuple[Work, Verdict]], encoding: Encoding) -> None:
+        """All verdicts of a batch are in."""
+        self._outbox.say(batch_ack(results), encoding)
         self._judge_content([verdict for _, verdict in results])
         self._finish()
 
@@ -413,84 +350,5 @@ class DeviceSession:
         if not self._pending:
             self._settled.set()
 
-    # Writing
-
-    def _say(self, message: msgspec.Struct, encoding: Encoding) -> None:
-        if self._gone:
-            return
-        self._outbox.append((message, encoding))
-        self._news.set()
-        if len(self._outbox) > OUTBOX_LIMIT:
-            self._outbox.clear()  # nobody reads them; what was committed is answered `duplicate` when it comes again
-            self.end(*CLOSE_UNREAD)
-
-    def _say_error(
-        self,
-        verdict: Verdict,
-        encoding: Encoding,
-        sample_id: str | None = None,
-        timestamp: str | None = None,
-        position: int | None = None,
-    ) -> None:
-        self._say(
-            answers.Error(
-                code=str(verdict.code),
-                error=verdict.reason or "",
-                sample_id=sample_id,
-                timestamp=timestamp or msgspec.UNSET,
-                retry_after_ms=verdict.retry_after_ms or msgspec.UNSET,
-                position=position or msgspec.UNSET,
-            ),
-            encoding,
-        )
-
-    async def _write(self) -> None:
-        """The connection's only writer; ends when the socket is gone, or when told to finish and all is sent."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._outbox:
-                message, encoding = self._outbox.popleft()
-                payload = wire.encode(message, encoding)
-                event: Event = {"type": "websocket.send"}
-                if encoding is Encoding.JSON:
-                    event["text"] = payload.decode()
-                else:
-                    event["bytes"] = payload
-                try:
-                    await self._send(event)
-                except OSError:
-                    return
-                self._note_sent(message)
-            if self._finishing:
-                return
-
-    def _note_sent(self, message: msgspec.Struct) -> None:
-        self._sent.inc()
-        recorder = self._ingest.recorder
-        match message:
-            case answers.Ack():
-                recorder.acknowledged(message.status)
-            case answers.CumulativeAck():
-                for status, number in self._unsaid.items():
-                    recorder.acknowledged(status, number)
-                self._unsaid.clear()
-            case answers.BatchAck():
-                for status, number in Counter(result["status"] for result in message.results).items():
-                    if status != "error":
-                        recorder.acknowledged(status, number)
-            case answers.Error():
-                self._errors.inc()
-
     def _now(self) -> str:
         return iso(self._ingest.clock.now())
-
-
-def _result(work: Work, verdict: Verdict) -> dict[str, Any]:
-    sample_id, timestamp = names_of(work)
-    result: dict[str, Any] = {"sample_id": sample_id, "timestamp": timestamp, "status": verdict.status}
-    if verdict.code is not None:
-        result |= {"code": str(verdict.code), "error": verdict.reason}
-    else:
-        result |= {"fusion_score": verdict.score, "fusion_grade": verdict.grade}
-    return result

@@ -12,7 +12,7 @@ from app.core.clock import SystemClock
 from app.core.database import Database, judge
 from app.core.dependency import Dependency
 from app.core.errors import DatabaseBusyError, DatabaseUnavailableError, ReadOnlyDatabaseError
-from app.core.faults import FaultSwitches
+from app.core.faults import FaultKind, FaultSwitches
 from app.core.metrics import Metrics
 from app.infrastructure import DATABASE
 from tests.support import free_port
@@ -158,4 +158,47 @@ async def test_a_read_only_database_answers_but_its_check_says_that_it_cannot_se
         async with database.connection() as connection:
             await connection.execute("INSERT INTO devices (device_id) VALUES ('d')")
     assert dependency.breaker.state is State.CLOSED
+    await database.close()
+
+
+async def test_after_an_outage_a_herd_of_two_hundred_meets_as_many_permits(dsn: str) -> None:
+    clock = SystemClock()
+    faults = FaultSwitches(clock, ["database"])
+    breaker = CircuitBreaker(
+        name="database", classify=judge, half_open_max_calls=3, success_threshold=4, rehearsed=True
+    )
+    dependency = Dependency(DATABASE, breaker, faults, clock)
+    database = Database(dsn, dependency, Metrics(), size=20, deadline_s=5, name="t", pool_wait_s=5)
+    await database.open()
+    faults.switch_on("database", FaultKind.ERROR, latency_s=0, expires_s=60)
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailableError):
+            await ask(database)
+    assert breaker.view().state is State.OPEN
+    faults.switch_off("database")
+    within, most, admitted = 0, 0, 0
+
+    async def caller() -> None:
+        nonlocal within, most, admitted
+        while True:
+            try:
+                async with database.connection() as connection:
+                    if breaker.state is State.HALF_OPEN:
+                        within += 1
+                        admitted += 1
+                        most = max(most, within)
+                    await connection.execute("SELECT pg_sleep(0.05)")
+                    within -= 1 if within else 0
+            except CircuitOpenError:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    herd = [asyncio.create_task(caller()) for _ in range(200)]
+    await asyncio.sleep(0.1)
+    await dependency.check(database.ping, ())
+    await asyncio.gather(*herd)
+    assert breaker.view().state is State.CLOSED
+    assert 1 <= most <= 3
+    assert admitted <= 3 * 4
     await database.close()
