@@ -92,7 +92,9 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
     names = [DATABASE.name, EVENT_LOOP, *([CACHE.name] if settings.redis_host else [])]
     faults = FaultSwitches(clock, names)
 
-    def depend(declared: Declaration, judge: Callable[[BaseException], Outcome]) -> Dependency:
+    def depend(
+        declared: Declaration, judge: Callable[[BaseException], Outcome], slow_call_s: float | None = None
+    ) -> Dependency:
         breaker = CircuitBreaker(
             name=declared.name,
             failure_threshold=settings.breaker_failure_threshold,
@@ -100,6 +102,7 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
             timeout=settings.breaker_timeout_s,
             max_timeout=max(300.0, settings.breaker_timeout_s),
             half_open_max_calls=settings.breaker_half_open_max_calls,
+            slow_call=slow_call_s,
             classify=judge,
             rehearsed=True,
             monotonic=clock.monotonic,
@@ -109,7 +112,7 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
     made = Infrastructure(
         metrics=metrics,
         faults=faults,
-        database=depend(DATABASE, database.judge),
+        database=depend(DATABASE, database.judge, settings.breaker_slow_call_s),
         redis=depend(CACHE, redis_link.judge) if settings.redis_host else None,
         cache=_make_cache(settings, metrics, clock),
         limits=_make_limits(settings, clock),

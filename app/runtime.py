@@ -91,6 +91,10 @@ class Runtime:
         return self._resources
 
     @property
+    def is_open(self) -> bool:
+        return self._resources is not None
+
+    @property
     def uptime_s(self) -> float:
         return self.clock.monotonic() - self._started_at
 

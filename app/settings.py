@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     breaker_success_threshold: int = Field(default=2, ge=1, le=1_000)
     breaker_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
     breaker_half_open_max_calls: int = Field(default=3, ge=1, le=1_000)
+    breaker_slow_call_s: float | None = Field(default=None, gt=0, description="database: slow calls open it too")
 
     # Limits. A device's unused rate fills the allowance with which it replays its backlog.
     ws_connects_per_minute: float = Field(default=100.0, gt=0, description="by address, and as many at once")

@@ -282,11 +282,14 @@ class RedisStore:
 
     async def listen(self) -> None:
         """Hear the other replicas; connects again when the connection is lost."""
+        advised = False
         while True:
             subscription = self._link.client.pubsub(ignore_subscribe_messages=True)
             try:
                 async with self._link.dependency.call(), asyncio.timeout(WRITE_DEADLINE_S):
                     await subscription.subscribe(self._channel)
+                if not advised:
+                    advised = await self._link.advise()
                 await self._hear(subscription)
             except (UnavailableError, OSError, TimeoutError, *FAILURES):
                 pass  # its breaker and its check say so once

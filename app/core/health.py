@@ -74,21 +74,24 @@ class Health:
             return "not_ready"
         return "overloaded" if self.overloaded() else None
 
-    def tree(self) -> Report:
+    def tree(self, *, whole: bool = True) -> Report:
         """For people: 503 when unhealthy (a required dependency is lost, or nothing is open yet), else 200, also when
-        degraded.
+        degraded. Not `whole`: what an outsider may know.
         """
         known = {dependency.declared.name: dependency for dependency in self.dependencies}
         cache = known.get("cache")
-        body = {
+        body: dict[str, Any] = {
             "status": self._status(),
             "database": "disconnected" if known["database"].away or self.opening_s() is None else "connected",
             "cache": "in_process" if cache is None else "disconnected" if cache.away else "connected",
-            "phase": str(self.phase()),
             "uptime": round(self.uptime_s(), 1),
-            "components": {name: _component(dependency) for name, dependency in known.items()},
-            "event_loop": {"lag_s": round(self.watchdog.lag_s, 4), "blockings": self.watchdog.episodes},
         }
+        if whole:
+            body |= {
+                "phase": str(self.phase()),
+                "components": {name: _component(dependency) for name, dependency in known.items()},
+                "event_loop": {"lag_s": round(self.watchdog.lag_s, 4), "blockings": self.watchdog.episodes},
+            }
         return (UNAVAILABLE if body["status"] == "unhealthy" else OK), body
 
     def _status(self) -> str:

@@ -108,14 +108,17 @@ class RedisLink:
     async def close(self) -> None:
         await self.client.aclose()
 
-    async def advise(self) -> None:
-        """Say in the log what of the server's own settings may hurt: memory without a bound, or without eviction."""
+    async def advise(self) -> bool:
+        """Whether it could ask. Says in the log what of the server's own settings may hurt: memory without a bound, or
+        without eviction.
+        """
         try:
             memory = await self.call(lambda client: client.info("memory"))
         except (UnavailableError, ResponseError):
-            return
+            return False
         policy = str(memory.get("maxmemory_policy", ""))
         if not memory.get("maxmemory"):
             log.warning("Redis has no maxmemory: set one, and an eviction policy such as allkeys-lfu")
         elif not re.match(r"(allkeys|volatile)-", policy):
             log.warning("Redis does not evict: once it is full, writes to the cache are refused", policy=policy)
+        return True

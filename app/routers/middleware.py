@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.core.errors import AppError, TooManyRequestsError, UnauthorizedError
+from app.core.metrics import ENDPOINTS
 from app.core.security import LOCAL, Principal, is_local, key_in_cookie, presented_key
 from app.dependencies import runtime_of
 from app.routers.problems import of_error
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 
 
 async def refuse(scope: Scope, send: Send, error: AppError, *more: tuple[bytes, bytes]) -> None:
-    """Answer an error over HTTP (with more headers), also to a WebSocket handshake that is not accepted."""
+    """Answer an error over HTTP (with more headers), also to a WebSocket handshake: it is not accepted, and counted."""
     status, headers, body = of_error(error)
-    prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    prefix = "http.response"
+    if scope["type"] == "websocket":
+        prefix = "websocket.http.response"
+        _count_refused(scope)
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     raw += [(b"content-length", str(len(body)).encode()), *more]
     await send({"type": f"{prefix}.start", "status": status, "headers": raw})
     await send({"type": f"{prefix}.body", "body": body})
+
+
+def _count_refused(scope: Scope) -> None:
+    endpoint = scope["path"].strip("/").removeprefix("ws/")
+    if endpoint in ENDPOINTS:
+        runtime_of(scope).infrastructure.metrics.sockets_errors.labels(endpoint).inc()
 
 
 class Access:
@@ -67,6 +77,16 @@ class Access:
         decision = infrastructure.limits.lookups.check(infrastructure.addresses.of(scope))
         if not decision.allowed:
             raise TooManyRequestsError("this address shows too many unknown keys", retry_after_s=decision.retry_after_s)
+
+
+def is_insider(scope: Scope) -> bool:
+    """Whether this is a peer that needs no key, or one whose key was valid lately. Waits for nothing."""
+    runtime = runtime_of(scope)
+    headers = dict(scope["headers"])
+    if runtime.settings.auth == "open" and is_local(scope, headers, runtime.settings.cors_origins):
+        return True
+    key = presented_key(headers)
+    return key is not None and runtime.is_open and runtime.resources.keys.knows(key)
 
 
 def _is_public(scope: Scope) -> bool:

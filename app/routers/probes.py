@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.dependencies import runtime_of
+from app.routers.middleware import is_insider
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -40,8 +41,8 @@ async def ready(request: Request) -> JSONResponse:
 
 
 async def tree(request: Request) -> JSONResponse:
-    """For people and dashboards."""
-    return _answer(_health(request).tree())
+    """For people and dashboards. An outsider is told no more than whether it works; who asks is looked up nowhere."""
+    return _answer(_health(request).tree(whole=is_insider(request.scope)))
 
 
 routes = [
