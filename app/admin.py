@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
+from app.core.cache import ANYTHING
 from app.core.clock import SystemClock
 from app.core.database import is_away
 from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
 from app.core.errors import BadRequestError, CannotStartError
 from app.core.migrations import migrate
 from app.core.security import Role, create_key, list_keys, revoke_key
+from app.infrastructure import make_infrastructure, make_redis
 from app.resources import make_quarantine, make_recipes, make_store
 from app.sqal.codec import MessageCodec
 from app.sqal.devices import StateLimits, configure_device, one_device
@@ -82,6 +84,20 @@ async def with_database(settings: Settings, question: Callable[[Connection], Awa
             await connection.close(timeout=5)
 
     return await with_dsn(settings, ask)
+
+
+async def forget_cached(settings: Settings) -> None:
+    """Figures were changed behind the service's back: its replicas must not go on with what they have cached. Without
+    Redis, which they hear, or while it is away, their values' own time must pass.
+    """
+    made = make_infrastructure(settings, _clock)
+    if made.redis is None:
+        return
+    link, store = make_redis(settings, _clock, made, made.redis)
+    try:
+        await store.remove(ANYTHING)
+    finally:
+        await link.close()
 
 
 async def migrate_database(settings: Settings) -> tuple[str | None, str | None]:

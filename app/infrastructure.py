@@ -13,6 +13,7 @@ from app.core import database, redis_link
 from app.core.breaker_policy import Outcome
 from app.core.cache import Cache
 from app.core.cache_entry import CacheType
+from app.core.cache_redis import RedisStore
 from app.core.circuit_breaker import CircuitBreaker
 from app.core.client_address import ClientAddresses
 from app.core.dependency import Declaration, Dependency, Need
@@ -22,6 +23,7 @@ from app.core.loop_watchdog import LoopWatchdog
 from app.core.metrics import Metrics
 from app.core.rate_limiter import Limiter
 from app.core.rate_policy import Rate
+from app.core.redis_link import RedisLink
 from app.core.requests_in_hand import RequestsInHand
 from app.sqal.recorder import SampleRecorder
 
@@ -123,6 +125,22 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
     )
     metrics.registry.before_scrape(lambda: _report(made))
     return made
+
+
+def make_redis(
+    settings: Settings, clock: Clock, made: Infrastructure, redis: Dependency
+) -> tuple[RedisLink, RedisStore]:
+    """The way to Redis, and the cache's second level on it; connects at first use."""
+    timeout_s = settings.redis_timeout_ms / 1_000
+    client = redis_link.make_client(
+        host=settings.redis_host or "",
+        port=settings.redis_port,
+        db=settings.redis_db,
+        password=settings.redis_password.get_secret_value() if settings.redis_password else None,
+        timeout_s=timeout_s,
+    )
+    link = RedisLink(client, redis, timeout_s)
+    return link, RedisStore(link, made.cache, made.metrics, settings.redis_prefix, clock.monotonic)
 
 
 def _make_cache(settings: Settings, metrics: Metrics, clock: Clock) -> Cache:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from app.core.admin_key import ensure_admin_key
-from app.core.cache_redis import RedisStore
 from app.core.database import is_away
 from app.core.embedded_postgres import STOP_DEADLINE_S as EMBEDDED_STOP_DEADLINE_S
 from app.core.errors import AppError, CannotStartError
 from app.core.logging import get_logger
 from app.core.migrations import migrate
 from app.core.rate_leases import Leases, redis_exchange
-from app.core.redis_link import FAILURES, RedisLink, make_client
+from app.core.redis_link import FAILURES
 from app.core.security import CACHE_S, still_valid
+from app.infrastructure import make_redis
 from app.resources import Resources, assemble, make_databases
 from app.sqal.alerts import log_alerts
 from app.sqal.committer import Committer, GroupLimits
@@ -65,22 +65,10 @@ class Opening:
     def open_redis(self, redis: Dependency) -> None:
         """The cache's second level and the limits' leases. Connects at first use: Redis may come up after us."""
         settings, infrastructure, supervise = self._settings, self._infrastructure, self._supervisor
-        timeout_s = settings.redis_timeout_ms / 1_000
-        password = settings.redis_password.get_secret_value() if settings.redis_password else None
-        client = make_client(
-            host=settings.redis_host or "",
-            port=settings.redis_port,
-            db=settings.redis_db,
-            password=password,
-            timeout_s=timeout_s,
-        )
-        link = RedisLink(client, redis, timeout_s)
+        link, store = make_redis(settings, self._clock, infrastructure, redis)
         supervise.closing("redis", link.close, say="Closing Redis cache")
-        store = RedisStore(
-            link, infrastructure.cache, infrastructure.metrics, settings.redis_prefix, self._clock.monotonic
-        )
         infrastructure.cache.share(store)
-        ask = redis_exchange(client, f"{settings.redis_prefix}:limit:")
+        ask = redis_exchange(link.client, f"{settings.redis_prefix}:limit:")
         leases = Leases(
             lambda requests: link.call(lambda _client: ask(requests), LEASE_DEADLINE_S), monotonic=self._clock.monotonic
         )
