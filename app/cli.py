@@ -19,6 +19,7 @@ from app import admin
 from app.application import create_app
 from app.core.errors import AppError, BadRequestError, CannotStartError
 from app.core.logging import configure_logging
+from app.core.metrics import Metrics
 from app.core.security import Role
 from app.core.server import listen, make_server
 from app.settings import BadSettings, load_settings
@@ -187,6 +188,7 @@ def rollups(time_from: From, time_to: To, data_dir: DataDir = None) -> None:
     """Make the rollups of a time anew from its samples."""
     begin, end = _range(time_from, time_to)
     hours = _ask(data_dir, lambda connection: make_range_anew(connection, begin, end))
+    asyncio.run(admin.forget_cached(load_settings(data_dir=data_dir)))
     print(f"{hours:,} hours of devices made anew")
 
 
@@ -204,6 +206,8 @@ def regrade(
     shift = asyncio.run(
         admin.with_database(settings, lambda c: admin.regrade_samples(c, settings, recipe, begin, end, dry_run=dry_run))
     )
+    if not dry_run:
+        asyncio.run(admin.forget_cached(settings))
     for (old, new), count in sorted(shift.grades.items()):
         print(f"{old:>12} -> {new:<12} {count:>10,}")
     print(f"{shift.samples:,} samples, {shift.changed:,} {'would change' if dry_run else 'changed'}")
@@ -228,6 +232,20 @@ def simulate(
         uvloop.run(run_fleet(plan, record))
     print(record.summary())
     sys.exit(1 if record.unacknowledged else 0)
+
+
+@cli.command()
+def metrics(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Every metric that the service shows: its name, type, labels and meaning, in the order of /metrics."""
+    families = Metrics().registry.families.values()
+    if as_json:
+        _show([{"name": f.name, "type": f.kind, "labels": f.label_names, "help": f.help} for f in families])
+        return
+    rows = [("NAME", "TYPE", "LABELS", "MEANING")]
+    rows += [(f.name, f.kind, ",".join(f.label_names) or "-", f.help) for f in families]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, meaning in rows:
+        print(*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), meaning, sep="  ")
 
 
 def _quiet_settings(data_dir: Path | None) -> Settings:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from app.core.cache_entry import Cached, CacheType, Entry, LocalStore, Marks
 from app.core.errors import DeadlineError
 from app.core.logging import get_logger
+from app.core.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from app.core.metrics import Metrics
 
 MIN_RELOAD_S: Final = 2.0
 SOFT_TIMEOUT_S: Final = 1.0  # then a value within its time is served while its renewal goes on
@@ -30,6 +29,7 @@ QUIET_S: Final = 1.0  # after a failed load, before the next one is tried for th
 SWEEP_EVERY_S: Final = 10.0
 MAX_TAGS: Final = 16_384
 ANYTHING: Final = "*"
+TYPES: Final = {"latest_sample": 10.0, "dashboard_metrics": 300.0, "device_stats": 900.0, "hourly_aggregates": 600.0}
 log = get_logger("gaveurs.cache")
 
 
@@ -350,12 +350,15 @@ def matches(name: str, pattern: str) -> bool:
 
 
 class CacheHandle:
-    """A name that can be imported before the process has its cache."""
+    """A name that can be imported before the process has its cache. Until then it is one of its own, of the guide's
+    types and times, made at first use.
+    """
 
-    __slots__ = ("_cache",)
+    __slots__ = ("_cache", "_own")
 
     def __init__(self) -> None:
         self._cache: Cache | None = None
+        self._own: Cache | None = None
 
     def bind(self, cache: Cache) -> None:
         self._cache = cache
@@ -365,9 +368,11 @@ class CacheHandle:
 
     @property
     def _bound(self) -> Cache:
-        if self._cache is None:
-            raise RuntimeError("there is no cache before the application has started")
-        return self._cache
+        if self._cache is not None:
+            return self._cache
+        if self._own is None:
+            self._own = Cache([CacheType(name, ttl_s) for name, ttl_s in TYPES.items()], Metrics())
+        return self._own
 
     async def get_or_load(
         self, kind: str, key: str, loader: Loader, *, tags: tuple[str, ...] = (), deadline_s: float | None = None

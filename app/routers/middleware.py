@@ -62,21 +62,23 @@ class Access:
         headers = dict(scope["headers"])
         key = presented_key(headers) or key_in_cookie(headers)
         if key is not None:
-            keys = runtime.resources.keys
-            if not keys.knows(key):
-                self._admit_guess(scope)
-            return await keys.check(key)
+            return await check_key(scope, key)
         if runtime.settings.auth == "open" and is_local(scope, headers, runtime.settings.cors_origins):
             return LOCAL
         raise UnauthorizedError("an API key is needed: Authorization: Bearer <key>")
 
-    @staticmethod
-    def _admit_guess(scope: Scope) -> None:
-        """A key that nobody has shown lately costs a query: an address has so many."""
-        infrastructure = runtime_of(scope).infrastructure
+
+async def check_key(scope: Scope, key: str) -> Principal:
+    """The key's principal. One that nobody has shown lately costs a query: an address has so many of them."""
+    runtime = runtime_of(scope)
+    keys = runtime.resources.keys
+    if not keys.knows(key):
+        infrastructure = runtime.infrastructure
         decision = infrastructure.limits.lookups.check(infrastructure.addresses.of(scope))
         if not decision.allowed:
-            raise TooManyRequestsError("this address shows too many unknown keys", retry_after_s=decision.retry_after_s)
+            wait_s = decision.retry_after_s
+            raise TooManyRequestsError("this address shows too many unknown keys", retry_after_s=wait_s)
+    return await keys.check(key)
 
 
 def is_insider(scope: Scope) -> bool:

@@ -37,7 +37,6 @@ class RealtimeEndpoint:
             client = admit_connect(scope, "realtime")
             runtime.dashboards.check_room(client)
         except AppError as error:
-            runtime.infrastructure.metrics.sockets_errors.labels("realtime").inc()
             await refuse(scope, send, error)
             return
         with structlog.contextvars.bound_contextvars(connection_id=uuid4().hex[:12]):

@@ -37,7 +37,6 @@ class SensorEndpoint:
             client = admit_connect(scope, "sensors")
             runtime.sensors.check_room(client)
         except AppError as error:
-            runtime.infrastructure.metrics.sockets_errors.labels("sensors").inc()
             await refuse(scope, send, error)
             return
         connection = uuid4().hex[:12]

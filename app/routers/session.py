@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.security import SESSION_COOKIE, Role
-from app.dependencies import CurrentResources, principal_of
+from app.dependencies import principal_of
+from app.routers.middleware import check_key
 from app.routers.sqal import PROBLEMS
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ async def who(request: Request) -> dict[str, Any]:
 
 
 @router.post("", response_model=WhoAsks)
-async def sign_in(request: Request, response: Response, resources: CurrentResources, given: SignIn) -> dict[str, Any]:
+async def sign_in(request: Request, response: Response, given: SignIn) -> dict[str, Any]:
     """Keep the key in this browser, for 30 days or until signed out. It is checked at every request, as ever."""
-    principal = await resources.keys.check(given.key)
+    principal = await check_key(request.scope, given.key)
     principal.require(Role.VIEWER, Role.OPERATOR)  # a device's key opens no page
     response.set_cookie(
         SESSION_COOKIE,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
-import structlog
 from starlette.routing import Mount, Route
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from app.core.logging import get_logger
 
@@ -23,7 +24,9 @@ OTHER: Final = "other"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SERVER_ERROR: Final = 500
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
-log = get_logger("gaveurs.http")
+NAME: Final = "gaveurs.http"
+log = get_logger(NAME)
+_plain_log = logging.getLogger(NAME)
 
 
 class Telemetry:
@@ -44,7 +47,7 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         given = _header(scope, b"x-request-id")
-        request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else uuid4().hex
+        request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else os.urandom(16).hex()
         status, sent_bytes, received_bytes = 0, 0, 0
         began = time.perf_counter()
 
@@ -63,15 +66,16 @@ class Telemetry:
                 sent_bytes += len(event.get("body", b""))
             await send(event)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive_and_count, send_and_count)
-            finally:
-                took_s = time.perf_counter() - began
-                self._measure(scope, status or SERVER_ERROR, took_s, request_id)
-                self._request_size.observe(received_bytes)
-                self._response_size.observe(sent_bytes)
-                _log(scope, status, took_s)
+        bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive_and_count, send_and_count)
+        finally:
+            took_s = time.perf_counter() - began
+            self._measure(scope, status or SERVER_ERROR, took_s, request_id)
+            self._request_size.observe(received_bytes)
+            self._response_size.observe(sent_bytes)
+            _log(scope, status, took_s)
+            unbind_contextvars("request_id")
 
     def _measure(self, scope: Scope, status: int, took_s: float, request_id: str) -> None:
         method = scope["method"] if scope["method"] in METHODS else OTHER
@@ -109,5 +113,7 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 def _log(scope: Scope, status: int, took_s: float) -> None:
     path = scope["path"]
     quiet = (path.startswith("/health") or path == "/metrics") and status < SERVER_ERROR
+    if not _plain_log.isEnabledFor(logging.DEBUG if quiet else logging.INFO):
+        return  # structlog finds that out too, for 5 us
     write = log.debug if quiet else log.info
     write("request", method=scope["method"], path=path, status=status, ms=round(took_s * 1_000, 2))

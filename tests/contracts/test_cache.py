@@ -306,6 +306,20 @@ async def test_the_figures_tell_hits_and_misses(made: Replica) -> None:
     assert await handle.get_stats() == await made.cache.get_stats()
 
 
+async def test_the_importable_name_works_before_there_is_a_process() -> None:
+    handle = CacheHandle()
+
+    async def load() -> bytes:
+        return b"x"
+
+    for _ in range(2):
+        assert (await handle.get_or_load("latest_sample", "device:d1:latest", load)).value == b"x"
+    assert await handle.invalidate_by_pattern("device:d1:*") == 1
+    assert await handle.invalidate_all() == 0
+    stats = await handle.get_stats()
+    assert (stats["hits"], stats["misses"], stats["hit_rate"], stats["total_keys"]) == (1, 1, 0.5, 0)
+
+
 async def test_a_value_near_its_end_is_renewed_behind_its_reader() -> None:
     async with replica(None, min_reload_s=60.0) as one:
         await one.read(b"1", kind=SHORT)
