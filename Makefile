@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-quality soak check-system lock clean
+.PHONY: help install run test check bench bench-core bench-quality soak check-system lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,7 +42,7 @@ soak: .venv/.dev ## Long outages and load, up to 15 minutes
 	$(PIP) --require-hashes -r requirements-browser.lock
 	@touch $@
 
-check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL, and Chromium for the page
+check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL, two replicas behind haproxy, Chromium
 	sh scripts/check_system.sh
 
 .venv/.bench: requirements-bench.lock .venv/.dev
@@ -50,7 +50,11 @@ check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL
 	@touch $@
 
 bench: .venv/.bench ## Side-by-side measurements; writes docs/benchmarks.md's figures to the terminal
+	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-core: .venv/.bench ## The first half of them: breaker, cache, limits, requests, what they cost ingest
+	$(BIN)/python -m benchmarks.core $(ARGS)
 
 bench-quality: .venv/.dev ## The same for grading, dashboards, regrading and figures
 	$(BIN)/python -m benchmarks.quality $(ARGS)

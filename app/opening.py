@@ -131,8 +131,8 @@ class Opening:
                     valid = await still_valid(connection, ids)
             except AppError:
                 continue  # nothing is known now: the next look tells
-            for sockets in (self._sensors, self._dashboards):
-                sockets.end_revoked(valid, *CLOSE_REVOKED)
+            for sockets in (self._sensors, self._dashboards):  # one that came meanwhile was not asked about
+                sockets.end_keys(ids - valid, *CLOSE_REVOKED)
 
     async def _prepare_database(self, resources: Resources) -> None:
         async with resources.writes.connection(PREPARE_DEADLINE_S) as connection:

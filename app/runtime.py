@@ -25,6 +25,7 @@ from app.infrastructure import Infrastructure, make_infrastructure
 from app.management_routes import management_routes
 from app.opening import Opening
 from app.resources import Resources, make_recipes
+from app.sqal.live import ROUND_S
 from app.sqal.session import CLOSE_RESTART
 
 if TYPE_CHECKING:
@@ -198,8 +199,12 @@ class Runtime:
         """On each commit and answer what was read, then say `drain` and close it with 1012."""
         any_open = self.open_sockets > 0
         self.sensors.end_all(*CLOSE_RESTART)
+        while self.sensors:  # noqa: ASYNC110 - they end by themselves, many at once
+            await asyncio.sleep(0.01)
+        if self.dashboards:
+            await asyncio.sleep(2 * ROUND_S)  # the last samples reach them too
         self.dashboards.end_all(*CLOSE_RESTART)
-        while self.open_sockets:  # noqa: ASYNC110 - they end by themselves, many at once
+        while self.dashboards:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
         if any_open:
             # The server would cut the sockets soon; a moment lets peers read their last acks and answer the close.

@@ -125,6 +125,7 @@ def main() -> None:
     if len(psutil.Process().cpu_affinity() or []) < 2:
         sys.exit("bench: two cores are needed, one for the server and one for client and database")
     print(f"Python {platform.python_version()}, {platform.machine()}, 2 of {psutil.cpu_count()} cores")
+    harness.say_limits()
     folder = Path(tempfile.mkdtemp(prefix="gaveurs-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:

@@ -196,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
     arguments = parser.parse_args()
+    harness.say_limits()
     folder = Path(tempfile.mkdtemp(prefix="gaveurs-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Runs the database tests against Debian's own PostgreSQL (another version than the embedded one), started for this
-# run on a free socket folder and ended with it, and the page's tests in Debian's Chromium. Installs either package when
-# it is missing and we may.
+# run on a free socket folder and ended with it, the page's tests in Debian's Chromium, and two replicas behind Debian's
+# haproxy. Installs a package when it is missing and we may.
 set -eu
-if ! command -v chromium >/dev/null; then
-	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's chromium package first" >&2; exit 1; }
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
-fi
+PATH=$PATH:/usr/sbin
+for package in chromium haproxy; do
+	command -v "$package" >/dev/null && continue
+	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's $package package first" >&2; exit 1; }
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+done
 bindir() { ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1; }
 if [ -z "$(bindir)" ]; then
 	[ "$(id -u)" = 0 ] || { echo "check-system: install Debian's postgresql package first" >&2; exit 1; }
@@ -24,3 +26,5 @@ trap cleanup EXIT INT TERM
 TEST_DATABASE_URL="postgresql://gaveurs@/postgres?host=$folder" .venv/bin/python -m pytest tests/integration
 chromium --version
 .venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider" tests/browser
+haproxy -v | head -n 1
+.venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider -s" tests/system

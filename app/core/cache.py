@@ -254,6 +254,10 @@ class Cache:
         if self._shared is not None:
             self._shared.tell_soon(tags)
 
+    def holds(self, kind: str, key: str) -> bool:
+        """Whether this process has a value under `key`, fresh or not."""
+        return self._local.get(f"{kind}|{key}") is not None
+
     def put_newer(self, kind: str, key: str, order: str, make: Callable[[], bytes]) -> None:
         """Write a committed value through, if one is held and it is older; `make` runs when somebody reads it."""
         name = f"{kind}|{key}"

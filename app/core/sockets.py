@@ -61,8 +61,8 @@ class Sockets:
         for session in self._open:
             session.end(code, reason)
 
-    def end_revoked(self, valid: set[str], code: int, reason: str) -> None:
-        """End those whose key is none of `valid`."""
+    def end_keys(self, revoked: set[str], code: int, reason: str) -> None:
+        """End those behind which one of these keys stands."""
         for session, principal in self._open.items():
-            if principal.kind == "key" and principal.id not in valid:
+            if principal.kind == "key" and principal.id in revoked:
                 session.end(code, reason)

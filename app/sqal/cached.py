@@ -49,6 +49,11 @@ def _order(row: Mapping[str, Any]) -> str:
     return f"{row['bucket_time'].isoformat()}|{row['id']}"
 
 
+def _rank(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The same without a text: a commit group compares all its rows."""
+    return row["bucket_time"], row["id"]
+
+
 class CachedReads:
     """Reads through the cache, and commits noted in it. Bodies are JSON as REST sends it."""
 
@@ -84,15 +89,16 @@ class CachedReads:
         newest: dict[str, Mapping[str, Any]] = {}
         for row in samples:
             held = newest.get(row["device_id"])
-            if held is None or _order(held) < _order(row):
+            if held is None or _rank(held) < _rank(row):
                 newest[row["device_id"]] = row
         self._cache.mark([ALL, *map(_device, newest)])
         for device_id, row in newest.items():
             self._write_through(latest_key(device_id), row)
-        self._write_through(latest_key(None), max(newest.values(), key=_order))
+        self._write_through(latest_key(None), max(newest.values(), key=_rank))
 
     def _write_through(self, key: str, row: Mapping[str, Any]) -> None:
-        self._cache.put_newer("latest_sample", key, _order(row), lambda: msgspec.json.encode(as_item(row)))
+        if self._cache.holds("latest_sample", key):
+            self._cache.put_newer("latest_sample", key, _order(row), lambda: msgspec.json.encode(as_item(row)))
 
     def configured(self, device_id: str) -> None:
         """A device's record was changed."""

@@ -97,7 +97,10 @@ class LiveBus:
             reader.close()
 
     async def _want(self, connection: Connection) -> None:
-        """Say every few seconds that there are dashboards here; with none, see that the connection lives."""
+        """Ask who has dashboards, then say every few seconds that there are some here; with none, see that the way
+        still leads there.
+        """
+        await self._notify(connection, [f"{self._id}:ask:"])
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WANT_EVERY_S):
@@ -124,7 +127,9 @@ class LiveBus:
         kind, _, packed = rest.partition(":")
         if sender == self._id:
             return
-        if kind == "want":
+        if kind == "ask":
+            self._want_now.set()
+        elif kind == "want":
             self._wanted_until = self._clock.monotonic() + WANTED_FOR_S
         elif kind == "news" and self._has_dashboards():
             try:

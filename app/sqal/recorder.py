@@ -39,17 +39,16 @@ class RecentQuality:
     def __init__(self) -> None:
         self._slots = [_Slot() for _ in range(WINDOW_S // SLOT_S)]
 
-    def note(self, now_s: float, score: float | None, *, rejected: bool) -> None:
-        """One committed sample; `score` in 0..1, None for one that could not be graded."""
+    def note(self, now_s: float, samples: int, scores: Sequence[float] = (), *, rejected: bool = False) -> None:
+        """Committed samples: `scores` (0..1) of those that could be graded, all of them rejected or none."""
         number = int(now_s // SLOT_S)
         slot = self._slots[number % len(self._slots)]
         if slot.number != number:
             slot.number, slot.samples, slot.graded, slot.rejected, slot.score_sum = number, 0, 0, 0, 0.0
-        slot.samples += 1
-        if score is not None:
-            slot.graded += 1
-            slot.rejected += rejected
-            slot.score_sum += score
+        slot.samples += samples
+        slot.graded += len(scores)
+        slot.rejected += len(scores) if rejected else 0
+        slot.score_sum += sum(scores)
 
     def read(self, now_s: float) -> _Slot:
         """The sums of the window that ends now."""
@@ -99,18 +98,21 @@ class SampleRecorder:
         for work, verdict in zip(group, written.verdicts, strict=True):
             if verdict.code is None:
                 processing.observe(now_s - work.queued_at)
+        by_grade: dict[str, list[float]] = {}
+        disagreeing = 0
         for row in written.samples:
-            self._committed(now_s, row)
-
-    def _committed(self, now_s: float, row: dict[str, Any]) -> None:
-        m, grade = self._metrics, row["grade"]
-        m.samples_committed.labels(grade).inc()
-        if row["flags"] & _DISAGREES:
-            m.claims_disagree.labels().inc()
-        score = None if grade == NOT_GRADABLE or row["score"] is None else row["score"] / MICRO
-        if score is not None:
-            m.sample_quality.labels(grade).observe(score)
-        self._recent.note(now_s, score, rejected=grade == REJECT)
+            by_grade.setdefault(row["grade"], []).append((row["score"] or 0) / MICRO)
+            disagreeing += row["flags"] & _DISAGREES != 0
+        m.claims_disagree.labels().inc(disagreeing)
+        for grade, scores in by_grade.items():
+            m.samples_committed.labels(grade).inc(len(scores))
+            if grade == NOT_GRADABLE:
+                self._recent.note(now_s, len(scores))
+                continue
+            quality = m.sample_quality.labels(grade)
+            for score in scores:
+                quality.observe(score)
+            self._recent.note(now_s, len(scores), scores, rejected=grade == REJECT)
 
     def receipt(self) -> dict[str, Any]:
         """Everything that was received from sockets since the start, and what became of it."""
