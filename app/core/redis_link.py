@@ -103,7 +103,7 @@ class RedisLink:
 
     async def ping(self) -> None:
         """A background check's question, past the breaker."""
-        await self._in_time(lambda client: client.ping(), self._timeout_s)
+        await self._in_time(lambda client: client.ping(), self.dependency.declared.deadline_s)
 
     async def close(self) -> None:
         await self.client.aclose()
