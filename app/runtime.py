@@ -73,6 +73,7 @@ class Runtime:
             opening_s=lambda: self.opening_s,
             overloaded=lambda: self._resources is not None and self._resources.intake.nearly_full,
             watchdog=made.watchdog,
+            blocked_after_s=settings.loop_blocked_after_s,
             dependencies=made.dependencies,
         )
         times = ShutdownTimes(

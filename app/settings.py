@@ -32,7 +32,9 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Everything that can be set. Durations end in `_s` or `_ms`, sizes in `_bytes`."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     # Storage. Without DATABASE_URL an embedded PostgreSQL lives in DATA_DIR.
     database_url: SecretStr | None = None

@@ -196,8 +196,11 @@ class Device:
         return answer
 
     async def ask(self, message: Any) -> dict[str, Any]:
+        """Its answer: advice (`slow_down`) is none."""
         await self.send(message)
-        return await self.receive()
+        while (answer := await self.receive())["type"] == "slow_down":
+            pass
+        return answer
 
 
 @contextlib.asynccontextmanager

@@ -219,9 +219,11 @@ class Cache:
         held = self._local.get(name)
         if held is not None and held.order is not None and order is not None and held.order > order:
             return held, "load"  # a commit wrote a newer one through meanwhile
+        loaded = self._monotonic()
         self._local.put(name, entry)
         if self._shared is not None:
             self._shared.put_soon(name, entry)
+        self._metrics.cache_latency.labels("set").observe(self._monotonic() - loaded)
         return entry, "load"
 
     async def _load(self, kind: str, loader: Loader) -> Any:

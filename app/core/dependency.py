@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from app.core.breaker_policy import State
+from app.core.breaker_policy import Mode, State
 from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 
@@ -101,6 +101,8 @@ class Dependency:
     def _follow(self, event: BreakerEvent) -> None:
         if event.after is State.OPEN:
             self.mark_away()
+        elif event.after is State.CLOSED:
+            self.mark_back()
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -141,5 +143,6 @@ class Dependency:
                 self.mark_away()
         else:
             self.checks["success"] += 1
-            self.mark_back()
+            if self.breaker.mode is not Mode.FORCED_OPEN:  # whatever it could do, nobody asks it
+                self.mark_back()
         self._checked_at = self._clock.monotonic()

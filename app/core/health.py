@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 OK: Final = 200
 UNAVAILABLE: Final = 503
-BLOCKED_AFTER_S: Final = 5.0  # Kubernetes asks every 30 s and waits 1 s: this is for whoever asks more often
 Report = tuple[int, dict[str, Any]]
 
 
@@ -41,6 +40,7 @@ class Health:
     opening_s: Callable[[], float | None]
     overloaded: Callable[[], bool]
     watchdog: LoopWatchdog
+    blocked_after_s: float
     dependencies: Sequence[Dependency]
 
     def startup(self) -> Report:
@@ -53,7 +53,7 @@ class Health:
     def live(self) -> Report:
         """200 while the event loop turns. Nothing external is looked at, and a draining process is alive."""
         uptime = round(self.uptime_s(), 1)
-        if self.watchdog.is_turning(BLOCKED_AFTER_S):
+        if self.watchdog.is_turning(self.blocked_after_s):
             return OK, {"status": "alive", "uptime": uptime}
         return UNAVAILABLE, {"status": "blocked", "uptime": uptime}
 

@@ -97,6 +97,7 @@ class DashboardSession:
             for task in tasks:
                 if task.done() and (error := task.exception()) is not None:
                     log.error("a dashboard connection failed", exc_info=error)
+                    self._metrics.sockets_errors.labels("realtime").inc()
                     self.end(1011, "internal error")
             if self._end.done():
                 code, reason = self._end.result()

@@ -122,7 +122,9 @@ class Outbox:
                 self._unsaid.clear()
             case answers.BatchAck():
                 for status, number in Counter(result["status"] for result in message.results).items():
-                    if status != "error":
+                    if status == "error":
+                        self._errors.inc(number)
+                    else:
                         self._recorder.acknowledged(status, number)
             case answers.Error():
                 self._errors.inc()

@@ -103,6 +103,7 @@ class DeviceSession:
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 log.error("a sensor connection failed", exc_info=error)
+                self._ingest.metrics.sockets_errors.labels("sensors").inc()
                 self.end(*CLOSE_DEFECT)
 
     async def _stop_reading(self, reader: asyncio.Task[None]) -> None:

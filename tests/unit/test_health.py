@@ -50,6 +50,7 @@ class Bench:
             opening_s=lambda: self.opening_s,
             overloaded=lambda: self.overloaded,
             watchdog=LoopWatchdog(),
+            blocked_after_s=2.0,
             dependencies=(self.database, self.cache),
         )
 
@@ -144,6 +145,10 @@ async def test_a_forced_opening_is_not_lifted_by_a_check() -> None:
     bench.database.breaker.set_mode(Mode.FORCED_OPEN)
     await bench.database.check(succeed, ())
     assert bench.database.breaker.state_number == 1
+    assert bench.database.away
+    assert bench.health.tree()[1]["database"] == "disconnected"
+    bench.database.breaker.set_mode(Mode.AUTO)
+    assert not bench.database.away
 
 
 async def test_a_check_that_fails_while_real_calls_succeed_says_nothing() -> None:

@@ -78,7 +78,7 @@ def test_a_limit_or_a_time_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch, n
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [*((name, "nan") for name in (*LIMITS, *TIMES)), *((name, "inf") for name in TIMES)]
+    ("name", "value"), [*((name, "nan") for name in (*LIMITS, *TIMES)), *((name, "inf") for name in (*LIMITS, *TIMES))]
 )
 def test_a_limit_or_a_time_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert refused(monkeypatch, **{name: value}).startswith(f"{name}: Input should be ")
