@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.migrations import migrate
-from tests.support import data_folder, running_server
+from tests.support import data_folder, running_server, wait_for_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,20 +38,9 @@ def postgres_dsn() -> Iterator[str]:
         embedded = EmbeddedPostgres(folder)
         embedded.prepare()
         asyncio.run(embedded.start())
-        asyncio.run(_wait_for(embedded.dsn))
+        asyncio.run(wait_for_database(embedded.dsn))
         yield embedded.dsn
         asyncio.run(embedded.stop())
-
-
-async def _wait_for(dsn: str) -> None:
-    while True:
-        try:
-            connection = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError):
-            await asyncio.sleep(0.05)
-        else:
-            await connection.close()
-            return
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import httpx
 from app.core.embedded_postgres import EmbeddedPostgres
 from tests.journal_check import assert_kept, load
 from tests.redis_server import running_redis
-from tests.support import Server, data_folder
+from tests.support import Server, data_folder, wait_for_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -157,7 +157,7 @@ async def world(**env: str) -> AsyncIterator[World]:
         postgres = EmbeddedPostgres(external)
         postgres.prepare()
         await postgres.start()
-        await _wait_for(postgres.dsn)
+        await wait_for_database(postgres.dsn)
         made = World(Server(folder), postgres, redis, "app")
         await made.as_admin("CREATE ROLE app LOGIN PASSWORD 'app'", "CREATE DATABASE app OWNER app")
         dsn = re.sub(r"//[^@]*@/postgres", "//app:app@/app", postgres.dsn)
@@ -169,17 +169,6 @@ async def world(**env: str) -> AsyncIterator[World]:
         finally:
             made.server.clean_up()
             await postgres.stop()
-
-
-async def _wait_for(dsn: str) -> None:
-    while True:
-        try:
-            connection: Any = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError):
-            await asyncio.sleep(0.05)
-        else:
-            await connection.close()
-            return
 
 
 @dataclass

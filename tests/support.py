@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import json
@@ -18,6 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -60,6 +62,18 @@ def data_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def wait_for_database(dsn: str) -> None:
+    """Until a PostgreSQL answers there."""
+    while True:
+        try:
+            connection: Any = await asyncpg.connect(dsn)
+        except (OSError, asyncpg.PostgresError):
+            await asyncio.sleep(0.05)
+        else:
+            await connection.close()
+            return
 
 
 class Server:
@@ -190,8 +204,6 @@ class Device:
         await self.socket.send(message if isinstance(message, str | bytes) else json.dumps(message))
 
     async def receive(self) -> dict[str, Any]:
-        import asyncio
-
         answer: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), 20))
         return answer
 

@@ -8,15 +8,14 @@ import random
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import asyncpg
 import psutil
 from websockets.asyncio.client import connect
 
 from app.core.embedded_postgres import EmbeddedPostgres
 from tests.journal_check import assert_kept, kill_round, load, stopped
-from tests.support import Server, data_folder, running_server
+from tests.support import Server, data_folder, running_server, wait_for_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,23 +78,12 @@ async def test_fifty_devices_while_the_database_stalls_for_twenty_seconds() -> N
         assert_journal(server, folder / "acks", figures)
 
 
-async def wait_for(dsn: str) -> None:
-    while True:
-        try:
-            connection: Any = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError):
-            await asyncio.sleep(0.05)
-        else:
-            await connection.close()
-            return
-
-
 async def test_fifty_devices_while_an_external_database_is_shut_down_and_started() -> None:
     with data_folder() as folder, data_folder() as external:
         database = EmbeddedPostgres(external)
         database.prepare()
         await database.start()
-        await wait_for(database.dsn)
+        await wait_for_database(database.dsn)
         server = Server(folder, DATABASE_URL=database.dsn)
         try:
             server.start()
