@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
-from app.core.cache import ANYTHING
+from app.core.cache_store import ANYTHING
 from app.core.clock import SystemClock
-from app.core.database import is_away
+from app.core.database import DRIVER_ERRORS, is_away
 from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
 from app.core.errors import BadRequestError, CannotStartError
 from app.core.migrations import migrate
@@ -60,7 +60,7 @@ async def _until_it_serves(step: Callable[[], Awaitable[Any]]) -> None:
     while True:
         try:
             await step()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (*DRIVER_ERRORS, OSError, TimeoutError) as error:
             if not is_away(error) or _clock.monotonic() > deadline:
                 raise CannotStartError(f"the database does not answer: {type(error).__name__}") from error
             await asyncio.sleep(0.1)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
 from app.core.admin_key import ensure_admin_key
-from app.core.database import is_away
+from app.core.database import DRIVER_ERRORS, is_away
 from app.core.embedded_postgres import STOP_DEADLINE_S as EMBEDDED_STOP_DEADLINE_S
 from app.core.errors import AppError, CannotStartError
 from app.core.logging import get_logger
@@ -104,8 +102,7 @@ class Opening:
 
     def _start_background(self, resources: Resources, dsn: str, *, shared: bool) -> None:
         run = self._supervisor.background
-        failures = (asyncpg.PostgresError, asyncpg.InterfaceError)
-        run("database check", self._infrastructure.database.watch(resources.checks.ping, failures))
+        run("database check", self._infrastructure.database.watch(resources.checks.ping, DRIVER_ERRORS))
         run("housekeeping", resources.housekeeper.run(resources.writes))
         run("watch", resources.watch.run(resources.writes))
         run("live feed", resources.live.run())
@@ -186,7 +183,7 @@ class Opening:
         while True:
             try:
                 await step()
-            except (AppError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (AppError, *DRIVER_ERRORS, OSError, TimeoutError) as error:
                 if not (isinstance(error, AppError) or is_away(error)):
                     raise CannotStartError(f"{what} failed: {type(error).__name__}: {error}") from error
                 if not said:

@@ -9,62 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from fnmatch import fnmatchcase
+from math import inf, nextafter
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from app.core.cache_entry import Cached, CacheType, Entry, LocalStore, Marks
+from app.core.cache_store import ANYTHING, Loader, Newer, Ordered, SharedStore, matches
 from app.core.errors import DeadlineError
 from app.core.logging import get_logger
 from app.core.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MIN_RELOAD_S: Final = 2.0
-SOFT_TIMEOUT_S: Final = 1.0  # then a value within its time is served while its renewal goes on
+SOFT_TIMEOUT_S: Final = 1.0  # then the old value is served while its renewal goes on
 LOAD_DEADLINE_S: Final = 15.0
 QUIET_S: Final = 1.0  # after a failed load, before the next one is tried for the same key
 SWEEP_EVERY_S: Final = 10.0
 MAX_TAGS: Final = 16_384
-ANYTHING: Final = "*"
 TYPES: Final = {"latest_sample": 10.0, "dashboard_metrics": 300.0, "device_stats": 900.0, "hourly_aggregates": 600.0}
 log = get_logger("gaveurs.cache")
 
 
-class Ordered(NamedTuple):
-    """What a loader returns for a value that commits write through: `order` sorts newer after older."""
-
-    value: Any
-    order: str
-
-
-Loader = Callable[[], Awaitable[Any]]
-
-
-class SharedStore(Protocol):
-    """The second level. No method raises for a lost server; `coherent` says whether other replicas' news arrive."""
-
-    @property
-    def coherent(self) -> bool: ...
-
-    @property
-    def connected(self) -> bool: ...
-
-    async def get(self, name: str, now: float) -> Entry | None: ...
-
-    def put_soon(self, name: str, entry: Entry) -> None: ...
-
-    def renew_soon(self, name: str, entry: Entry) -> None: ...
-
-    def tell_soon(self, tags: Iterable[str]) -> None: ...
-
-    async def remove(self, pattern: str) -> int: ...
-
-
 class Cache:
-    """`get_or_load` reads; `mark`, `put_newer` and `invalidate_by_pattern` say what changed."""
+    """`get_or_load` reads; `mark`, `commit` and `invalidate_by_pattern` say what changed."""
 
     def __init__(
         self,
@@ -91,7 +60,6 @@ class Cache:
         self._monotonic = monotonic
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._flights: dict[str, asyncio.Task[tuple[Entry, str]]] = {}
-        self._epoch = 0
         self._shared: SharedStore | None = None
         self._metrics = metrics
         self._hits = {name: metrics.cache_hits.labels(name) for name in self.types}
@@ -129,11 +97,8 @@ class Cache:
         return hit
 
     def _is_fresh(self, entry: Entry, now: float) -> bool:
-        if now >= entry.fresh_until:
-            return False
-        if now - entry.made_at < self._min_reload_s:
-            return True
-        return self._hears_all and not self._marks.changed_since(entry.made_at, entry.tags)
+        young = now - entry.made_at < self._min_reload_s
+        return now < entry.fresh_until and (young or self._is_current(entry, now))
 
     @property
     def _hears_all(self) -> bool:
@@ -147,11 +112,11 @@ class Cache:
             return self._stale(kind, old, now)
         flight = self._flights.get(name) or self._launch(kind, name, loader, tags)
         patience_s = deadline_s
-        if old is not None and now < old.fresh_until:
+        if old is not None and now < old.dead_at:
             patience_s = min(SOFT_TIMEOUT_S, deadline_s or SOFT_TIMEOUT_S)
         await asyncio.wait({flight}, timeout=patience_s)  # cancels nothing but this wait
         if not flight.done():
-            if old is not None and now < old.fresh_until:
+            if old is not None and now < old.dead_at:
                 return self._stale(kind, old, self._monotonic())
             raise DeadlineError("the value was not loaded in time; try again shortly", retry_after_s=1.0)
         return self._landed(kind, name, flight)
@@ -196,12 +161,13 @@ class Cache:
         return flight
 
     async def _fill(self, kind: str, name: str, loader: Loader, tags: tuple[str, ...]) -> tuple[Entry, str]:
-        began, epoch = self._monotonic(), self._epoch
+        began, flight = self._monotonic(), asyncio.current_task()
         old = self._local.get(name)
         if self._shared is not None:
             found = await self._shared.get(name, began)
             self._get_latency.observe(self._monotonic() - began)
-            if found is not None and epoch == self._epoch and (old is None or old.made_at < found.made_at):
+            kept = self._flights.get(name) is flight
+            if found is not None and kept and (old is None or old.made_at < found.made_at):
                 found.tags = tags
                 self._local.put(name, found)
                 if self._is_fresh(found, began):
@@ -214,11 +180,14 @@ class Cache:
         if old is not None and old.fresh_until <= started:
             self._local.expirations += 1
         entry = self._entry(kind, value, started, tags, order)
-        if epoch != self._epoch:
+        if self._flights.get(name) is not flight:
             return entry, "load"  # what was loaded before an invalidation is not kept
         held = self._local.get(name)
-        if held is not None and held.order is not None and order is not None and held.order > order:
-            return held, "load"  # a commit wrote a newer one through meanwhile
+        if held is not None and held.written_at >= started and (held.order or "") > (order or ""):
+            held.take_times(
+                entry
+            )  # a commit wrote a newer one through meanwhile: it holds all that was loaded, and more
+            return held, "load"
         loaded = self._monotonic()
         self._local.put(name, entry)
         if self._shared is not None:
@@ -249,28 +218,33 @@ class Cache:
 
     def mark(self, tags: Iterable[str]) -> None:
         """What these tags stand for has changed, and the change is committed."""
-        now = self._monotonic()
+        self.commit(tags, ())
+
+    def commit(self, tags: Iterable[str], newer: Iterable[Newer]) -> None:
+        """`mark`, and write committed values through where one is held that is older."""
+        began = self._monotonic()
+        held = [(self._local.get(f"{one.kind}|{one.key}"), one) for one in newer]
+        current = [entry is not None and self._is_current(entry, began) for entry, _ in held]
         tags = list(tags)
         for tag in tags:
-            self._marks.mark(tag, now)
+            self._marks.mark(tag, began)
         if self._shared is not None:
             self._shared.tell_soon(tags)
+        for (entry, one), was_current in zip(held, current, strict=True):
+            if entry is None or entry.order is None or one.order <= entry.order:
+                continue
+            entry.replace_later(one.make, one.order, nextafter(began, inf), current=was_current)
+            if self._shared is not None and was_current:
+                self._shared.renew_soon(f"{one.kind}|{one.key}", entry)
+            self._metrics.cache_latency.labels("set").observe(self._monotonic() - began)
+
+    def _is_current(self, entry: Entry, now: float) -> bool:
+        """Whether no change is known that it does not show."""
+        return now < entry.fresh_until and self._hears_all and not self._marks.changed_since(entry.made_at, entry.tags)
 
     def holds(self, kind: str, key: str) -> bool:
         """Whether this process has a value under `key`, fresh or not."""
         return self._local.get(f"{kind}|{key}") is not None
-
-    def put_newer(self, kind: str, key: str, order: str, make: Callable[[], bytes]) -> None:
-        """Write a committed value through, if one is held and it is older; `make` runs when somebody reads it."""
-        name = f"{kind}|{key}"
-        entry = self._local.get(name)
-        if entry is None or entry.order is None or order <= entry.order:
-            return
-        began = self._monotonic()
-        entry.replace_later(make, order, began)
-        if self._shared is not None:
-            self._shared.renew_soon(name, entry)
-        self._metrics.cache_latency.labels("set").observe(self._monotonic() - began)
 
     async def invalidate_by_pattern(self, pattern: str) -> int:
         """Drop every key that matches (`*`, `?`, `[...]`), of all types, in all replicas; how many went from here and
@@ -288,8 +262,9 @@ class Cache:
         return await self.invalidate_by_pattern(ANYTHING)
 
     def forget(self, pattern: str) -> int:
-        """Drop from this process alone."""
-        self._epoch += 1
+        """Drop from this process alone. Who waits for a load goes on waiting; who comes later starts another."""
+        for name in [name for name in self._flights if matches(name, pattern)]:
+            del self._flights[name]
         matching = [name for name in self._local.keys() if matches(name, pattern)]  # noqa: SIM118 - no mapping
         for name in matching:
             self._local.drop(name)
@@ -348,11 +323,6 @@ class Cache:
         m.cache_entries.labels().set(len(self._local))
         m.cache_evictions.labels().set_total(self._local.evictions)
         m.cache_expirations.labels().set_total(self._local.expirations)
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a key matches, whatever its type."""
-    return fnmatchcase(name.partition("|")[2], pattern)
 
 
 class CacheHandle:

@@ -45,6 +45,7 @@ class Entry:
         "retry_at",
         "size",
         "tags",
+        "written_at",
     )
 
     def __init__(
@@ -58,6 +59,7 @@ class Entry:
         self.dead_at = made_at + fresh_s + keep_s
         self.retry_at = made_at + REFRESH_AT * fresh_s
         self.quiet_until = 0.0
+        self.written_at = made_at
         self.tags = tags
         self.order = order
         self.size = OVERHEAD_BYTES + (len(self._value) if isinstance(self._value, bytes | str) else 0)
@@ -68,14 +70,23 @@ class Entry:
             self._value, self._later = self._later(), None
         return msgspec.msgpack.decode(self._value) if self.packed else self._value
 
-    def replace_later(self, make: Callable[[], bytes], order: str, now: float) -> None:
-        """A newer value of about the same size, made when somebody reads it."""
+    def replace_later(self, make: Callable[[], bytes], order: str, now: float, *, current: bool) -> None:
+        """A newer value of about the same size, made when somebody reads it. One that was not `current`, as far as is
+        known, does not get younger by it: something newer still may have come from elsewhere.
+        """
         age = now - self.made_at
-        self._later, self.order, self.packed = make, order, False
+        self._later, self.order, self.packed, self.written_at = make, order, False, now
+        if not current:
+            return
         self.made_at = now
         self.fresh_until += age
         self.dead_at += age
         self.retry_at += age
+
+    def take_times(self, other: Entry) -> None:
+        """Be as old as `other` is."""
+        self.made_at, self.fresh_until = other.made_at, other.fresh_until
+        self.dead_at, self.retry_at = other.dead_at, other.retry_at
 
     def age_s(self, now: float) -> float:
         return max(0.0, now - self.made_at)

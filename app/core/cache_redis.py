@@ -15,8 +15,8 @@ from uuid import uuid4
 import msgspec
 from redis.exceptions import ResponseError
 
-from app.core.cache import ANYTHING, matches
 from app.core.cache_entry import Entry
+from app.core.cache_store import ANYTHING, matches
 from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 from app.core.redis_link import FAILURES
@@ -35,21 +35,18 @@ MAX_OWED: Final = 64  # invalidations that Redis has not heard; beyond, all is i
 WRITE_EVERY_S: Final = 0.05
 BEAT_EVERY_S: Final = 1.0  # each replica speaks so often, and so knows by hearing itself that it hears
 DEAF_AFTER_S: Final = 3.0
-WRITE_DEADLINE_S: Final = 0.25
+WRITE_DEADLINE_S: Final = 0.25  # a value may be older by this than Redis can tell: it is taken as that old
 SCAN_COUNT: Final = 500
 TOGETHER: Final = 64
 RECONNECT_S: Final = 1.0
 EVERYTHING: Final = "\x00"
 SEPARATOR: Final = b"\n"
-# Put a value unless a newer one is held; ARGV: value, milliseconds, order, whether also where nothing is held.
+# Write a value through: where an older one is held. ARGV: value, milliseconds, order. What was loaded is put as it is:
+# whether it is behind some commit is told by that commit's mark.
 PUT_NEWER: Final = """
 local held = redis.call('GET', KEYS[1])
-if held then
-  local order = string.sub(held, 1, string.find(held, '\\n', 1, true) - 1)
-  if order >= ARGV[3] then return 0 end
-elseif ARGV[4] == '0' then
-  return 0
-end
+if not held then return 0 end
+if string.sub(held, 1, string.find(held, '\\n', 1, true) - 1) >= ARGV[3] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
@@ -74,12 +71,12 @@ class _Kept(msgspec.Struct, array_like=True):
 
 
 class _Put(NamedTuple):
-    """A value to be written: until when it is kept (monotonic), and whether also where nothing is held."""
+    """A value to be written: until when it is kept (monotonic), and whether it was loaded or written through."""
 
     value: bytes
     dead_at: float
     order: str
-    absent_too: bool
+    loaded: bool
 
 
 class RedisStore:
@@ -99,6 +96,7 @@ class RedisStore:
         self._renewals: dict[str, Entry] = {}
         self._tags: dict[str, None] = {}
         self._owed: list[str] = []
+        self._paying = asyncio.Lock()
         self._heard_at = float("-inf")
         self._news = asyncio.Event()
         self.dropped = 0
@@ -130,7 +128,7 @@ class RedisStore:
         try:
             order, _, packed = raw.partition(SEPARATOR)
             kept = _DECODER.decode(packed)
-            age_s = max(0.0, (kept.keep_ms - max(0, int(left_ms))) / 1_000)
+            age_s = max(0.0, (kept.keep_ms - max(0, int(left_ms))) / 1_000) + WRITE_DEADLINE_S
             fresh_s = kept.fresh_ms / 1_000
             return Entry(
                 kept.value,
@@ -148,19 +146,19 @@ class RedisStore:
     def put_soon(self, name: str, entry: Entry) -> None:
         """Write a loaded value."""
         self._puts.pop(name, None)
-        self._puts[name] = self._packed(entry, absent_too=True)
+        self._puts[name] = self._packed(entry, loaded=True)
         while len(self._puts) > MAX_PENDING:
             del self._puts[next(iter(self._puts))]
             self.dropped += 1
         self._news.set()
 
     @staticmethod
-    def _packed(entry: Entry, *, absent_too: bool) -> _Put:
+    def _packed(entry: Entry, *, loaded: bool) -> _Put:
         fresh_ms = round((entry.fresh_until - entry.made_at) * 1_000)
         keep_ms = round((entry.dead_at - entry.made_at) * 1_000)
         order = entry.order or ""
         kept = _Kept(fresh_ms, keep_ms, entry.order is not None, entry.value)
-        return _Put(order.encode() + SEPARATOR + _ENCODER.encode(kept), entry.dead_at, order, absent_too)
+        return _Put(order.encode() + SEPARATOR + _ENCODER.encode(kept), entry.dead_at, order, loaded)
 
     def renew_soon(self, name: str, entry: Entry) -> None:
         """Write a value that commits keep changing: at most once a second for each key."""
@@ -189,7 +187,11 @@ class RedisStore:
         return removed
 
     async def _pay(self) -> int:
-        """Do the invalidations that are owed, the oldest first; those that fail stay owed."""
+        """Do the invalidations that are owed, the oldest first, one at a time; those that fail stay owed."""
+        async with self._paying:
+            return await self._pay_in_turn()
+
+    async def _pay_in_turn(self) -> int:
         removed = 0
         while self._owed:
             pattern = self._owed[0]
@@ -199,7 +201,8 @@ class RedisStore:
             except (UnavailableError, ResponseError):
                 self._metrics.cache_errors.labels("delete").inc()
                 return removed
-            self._owed.remove(pattern)
+            with suppress(ValueError):  # too many were owed meanwhile, and all is owed now
+                self._owed.remove(pattern)
         return removed
 
     async def _unlink(self, wanted: str) -> int:
@@ -229,7 +232,7 @@ class RedisStore:
             if now >= renew_at:
                 renew_at = now + BEAT_EVERY_S
                 for name, entry in self._renewals.items():
-                    self._puts.setdefault(name, self._packed(entry, absent_too=False))
+                    self._puts.setdefault(name, self._packed(entry, loaded=False))
                 self._renewals = {}
             await self._write()
             await self._tell()
@@ -258,10 +261,10 @@ class RedisStore:
         pipeline, now = client.pipeline(transaction=False), self._monotonic()
         for name, put in puts.items():
             key, left_ms = self._prefix + name, max(1, round((put.dead_at - now) * 1_000))
-            if put.order or not put.absent_too:
-                pipeline.eval(PUT_NEWER, 1, key, put.value, left_ms, put.order, int(put.absent_too))
-            else:
+            if put.loaded:
                 pipeline.set(key, put.value, px=left_ms)
+            else:
+                pipeline.eval(PUT_NEWER, 1, key, put.value, left_ms, put.order)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         return answers
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 
 
+DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 class Row(Protocol):
     """A row by column name: the driver's record, or a mapping."""
 
@@ -53,8 +56,9 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         return code[:2] in AWAY_CLASSES or code in AWAY_CODES
-    # A closed connection is an InterfaceError; a failed encoding of an argument is one too, but also a ValueError.
-    return isinstance(error, OSError | TimeoutError) or (
+    # A closed connection is an InterfaceError; a failed encoding of an argument is one too, but also a ValueError. One
+    # that the server has ended, used before we have read its end, is an InternalClientError.
+    return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError) or (
         isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)
     )
 
@@ -237,7 +241,8 @@ class Database:
                 _cut(connection)
         finally:
             timer.cancel()
-            await asyncio.shield(pool.release(connection))
+            with suppress(*DRIVER_ERRORS):  # the pool has cut what it cannot take back
+                await asyncio.shield(pool.release(connection))
 
     async def ping(self) -> None:
         """Whether it answers and takes writes; past the breaker: a background check's question. ReadOnlyDatabaseError

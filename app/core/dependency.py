@@ -87,10 +87,11 @@ class Dependency:
         """Whether it answered anybody after `moment` (monotonic)."""
         return self._served_at > moment
 
-    def mark_away(self) -> None:
+    def mark_away(self, reason: str = "") -> None:
         if self._away_since is None:
             self._away_since = self._clock.monotonic()
-            log.warning("dependency away", dependency=self.declared.name, fallback=self.declared.fallback)
+            name, fallback = self.declared.name, self.declared.fallback
+            log.warning("dependency away", dependency=name, reason=reason, fallback=fallback)
 
     def mark_back(self) -> None:
         self._served_at = self._clock.monotonic()
@@ -100,7 +101,7 @@ class Dependency:
 
     def _follow(self, event: BreakerEvent) -> None:
         if event.after is State.OPEN:
-            self.mark_away()
+            self.mark_away(event.reason)
         elif event.after is State.CLOSED:
             self.mark_back()
 
@@ -137,10 +138,10 @@ class Dependency:
         signs: tuple[type[Exception], ...] = (UnavailableError, OSError, TimeoutError, *failures)
         try:
             await self.breaker.check(rehearse)
-        except signs:
+        except signs as error:
             self.checks["failure"] += 1
             if not self.served_since(began):  # else a real call says more than a question that our own load delayed
-                self.mark_away()
+                self.mark_away(f"{type(error).__name__}: {error}")
         else:
             self.checks["success"] += 1
             if self.breaker.mode is not Mode.FORCED_OPEN:  # whatever it could do, nobody asks it

@@ -34,6 +34,7 @@ CONNECTIONS: Final = 16
 # What the client makes of a reply that is none; a server that talks nonsense is as good as gone.
 NONSENSE: Final = (ValueError, TypeError, IndexError, AttributeError, UnicodeDecodeError)
 FAILURES: Final = (RedisError, *NONSENSE)
+NO_SUCH_DATABASE: Final = "DB index is out of range"
 log = get_logger("gaveurs.redis")
 
 
@@ -96,14 +97,17 @@ class RedisLink:
                 return await ask(self.client)
         except (AuthenticationError, BusyLoadingError, MasterDownError) as error:
             raise RedisUnavailableError(f"Redis cannot serve: {type(error).__name__}") from error
-        except ResponseError:
+        except ResponseError as error:
+            if NO_SUCH_DATABASE in str(error):  # every connection is refused
+                raise RedisUnavailableError(f"Redis cannot serve: {error}") from error
             raise
         except (OSError, TimeoutError, *FAILURES) as error:
             raise RedisUnavailableError(f"Redis does not answer: {type(error).__name__}") from error
 
     async def ping(self) -> None:
         """A background check's question, past the breaker."""
-        await self._in_time(lambda client: client.ping(), self.dependency.declared.deadline_s)
+        if await self._in_time(lambda client: client.ping(), self.dependency.declared.deadline_s) is not True:
+            raise RedisUnavailableError("what answers is no Redis")
 
     async def close(self) -> None:
         await self.client.aclose()

@@ -141,6 +141,8 @@ async def switch_fault_on(runtime: CurrentRuntime, who: Admin, name: Name, wante
     faults = _faults(runtime)
     log.warning("a fault was ordered", dependency=_known(faults, name), by=who.id, **wanted.model_dump())
     latency_s = wanted.latency_ms / 1_000
+    if wanted.kind is FaultKind.LATENCY and not latency_s:
+        raise BadRequestError("latency takes a latency_ms of more than 0")
     if name == EVENT_LOOP:
         if wanted.kind is not FaultKind.STALL or not 0 < latency_s <= LONGEST_BLOCK_S:
             raise BadRequestError("event_loop takes kind stall with a latency_ms of at most 30000")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi.responses import Response
 
+from app.routers.problems import problem
+
 if TYPE_CHECKING:
     from app.core.cache_entry import Cached
 
@@ -15,7 +17,14 @@ NAME: Final = "gaveurs"
 def respond(cached: Cached) -> Response:
     """200 with the cached JSON."""
     headers = {"Age": str(int(cached.age_s)), "Cache-Status": _status(cached), "Cache-Control": "private, no-cache"}
-    return Response(cached.value, media_type="application/json", headers=headers)
+    return Response(cached.value or b"", media_type="application/json", headers=headers)
+
+
+def respond_absent(cached: Cached, detail: str) -> Response:
+    """404, of the same age."""
+    answer = respond(cached)
+    status, headers, body = problem(404, "not_found", detail)
+    return Response(body, status, dict(answer.headers) | headers | {"content-length": str(len(body))})
 
 
 def _status(cached: Cached) -> str:

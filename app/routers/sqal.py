@@ -11,10 +11,10 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from app.core.errors import BadCursorError, BadRequestError, NotFoundError
+from app.core.errors import BadCursorError, BadRequestError
 from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
 from app.routers import models
-from app.routers.cached import respond
+from app.routers.cached import respond, respond_absent
 from app.sqal import devices, queries
 from app.sqal.cursor import Cursor
 from app.sqal.errors import RefusalError
@@ -109,7 +109,9 @@ async def latest(resources: CurrentResources, _who: Reader, device_id: Text = No
     clean(device_id or "")
     found = await resources.cached.latest(device_id)
     if found.value is None:
-        raise NotFoundError("there is no sample yet" if device_id is None else "there is no sample of this device")
+        return respond_absent(
+            found, "there is no sample yet" if device_id is None else "there is no sample of this device"
+        )
     return respond(found)
 
 

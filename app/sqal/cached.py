@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from app.core.cache import Ordered
+from app.core.cache_store import Newer, Ordered
 from app.core.errors import NotFoundError
 from app.sqal.queries import as_item, latest_sample
 
@@ -23,6 +23,7 @@ ALL: Final = "samples"
 FLEET: Final = "fleet"
 LOTS: Final = "lots"
 NOTHING: Final = ""
+LATEST: Final = "latest_sample"
 
 
 def _device(device_id: str) -> str:
@@ -54,6 +55,10 @@ def _rank(row: Mapping[str, Any]) -> tuple[Any, Any]:
     return row["bucket_time"], row["id"]
 
 
+def _newer(key: str, row: Mapping[str, Any]) -> Newer:
+    return Newer(LATEST, key, _order(row), lambda: msgspec.json.encode(as_item(row)))
+
+
 class CachedReads:
     """Reads through the cache, and commits noted in it. Bodies are JSON as REST sends it."""
 
@@ -73,7 +78,7 @@ class CachedReads:
             return Ordered(msgspec.json.encode(item), _order(item))
 
         tag = ALL if device_id is None else _device(device_id)
-        return await self._cache.get_or_load("latest_sample", latest_key(device_id), load, tags=(tag, LOTS))
+        return await self._cache.get_or_load(LATEST, latest_key(device_id), load, tags=(tag, LOTS))
 
     async def body(
         self, kind: str, name: str, scope: Scope, load: Callable[[], Awaitable[bytes]], *more: object
@@ -91,14 +96,10 @@ class CachedReads:
             held = newest.get(row["device_id"])
             if held is None or _rank(held) < _rank(row):
                 newest[row["device_id"]] = row
-        self._cache.mark([ALL, *map(_device, newest)])
-        for device_id, row in newest.items():
-            self._write_through(latest_key(device_id), row)
-        self._write_through(latest_key(None), max(newest.values(), key=_rank))
-
-    def _write_through(self, key: str, row: Mapping[str, Any]) -> None:
-        if self._cache.holds("latest_sample", key):
-            self._cache.put_newer("latest_sample", key, _order(row), lambda: msgspec.json.encode(as_item(row)))
+        latest = {latest_key(device_id): row for device_id, row in newest.items()}
+        latest[latest_key(None)] = max(newest.values(), key=_rank)
+        written = [_newer(key, row) for key, row in latest.items() if self._cache.holds(LATEST, key)]
+        self._cache.commit([ALL, *map(_device, newest)], written)
 
     def configured(self, device_id: str) -> None:
         """A device's record was changed."""

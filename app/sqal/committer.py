@@ -91,8 +91,8 @@ class Committer:
                     written = await self._store.write(connection, group)
             except (CircuitOpenError, TryAgainError):
                 pass  # not asked: while it half-opens, others find out whether the database is back; or it answered
-            except UnavailableError:
-                self._storage.mark_away()
+            except UnavailableError as error:
+                self._storage.mark_away(error.code)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
                 if _blames_a_value(error):
                     await self._divide(group, error)

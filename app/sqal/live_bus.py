@@ -17,7 +17,7 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
-from app.core.database import is_away
+from app.core.database import DRIVER_ERRORS, is_away
 from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 
@@ -78,7 +78,7 @@ class LiveBus:
                     await self._serve(connection)
                 finally:
                     connection.terminate()
-            except (UnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (UnavailableError, *DRIVER_ERRORS, OSError, TimeoutError) as error:
                 if not isinstance(error, UnavailableError) and not is_away(error):
                     log.exception("the live feed between processes failed")
                 log.warning("no live feed between processes", reason=type(error).__name__, again_in_s=pause_s)
@@ -91,7 +91,7 @@ class LiveBus:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._want(connection))
                 tasks.create_task(self._publish(connection, reader.take))
-        except* (UnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as errors:
+        except* (UnavailableError, *DRIVER_ERRORS, OSError, TimeoutError) as errors:
             raise errors.exceptions[0] from None
         finally:
             reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING
 
@@ -131,3 +132,29 @@ async def test_each_way_of_losing_the_database_loses_nothing(own: World) -> None
         check_probes(mode, outage)
         check_metrics(mode, outage)
         assert outage.healed_s < 5.0 + 1.0, mode.key  # until health says so, which looks once a second
+
+
+async def test_connections_that_are_ended_all_the_time_end_nothing_else(own: World) -> None:
+    """As an administrator's script, or a proxy that is too eager, may do."""
+    ending: asyncio.Task[None] | None = None
+
+    async def end_again_and_again() -> None:
+        while True:
+            await own.end_connections()
+            await asyncio.sleep(0.1)
+
+    async def begin() -> None:
+        nonlocal ending
+        ending = asyncio.create_task(end_again_and_again())
+
+    async def end() -> None:
+        assert ending is not None
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+
+    outage = await suffer(own, begin, end, seconds=8.0, devices=15, rate=10.0)
+    statuses = {one.status for one in outage.seen.readings}
+    assert statuses <= {200, 404, 503}, outage.seen.server_errors()
+    assert own.server.running.poll() is None
+    given_up = [one for one in own.server.events() if "given up" in str(one["event"])]
+    assert not given_up

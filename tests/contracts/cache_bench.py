@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KIND = "device_stats"
 SHORT = "latest_sample"
 SHORT_S = 0.3
-MIN_RELOAD_S = 0.15
+MIN_RELOAD_S = 0.4
 TIMEOUT_S = 0.05
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.core.cache import CacheHandle, Ordered
+from app.core.cache import CacheHandle
 from app.core.cache_entry import CacheType
+from app.core.cache_store import Newer, Ordered
 from app.core.errors import DeadlineError, NotFoundError, UnavailableError
 from tests.contracts.cache_bench import KIND, MIN_RELOAD_S, SHORT, SHORT_S, Replica, hears, replica, until
 from tests.redis_server import running_redis
@@ -134,11 +135,11 @@ async def test_a_change_of_something_else_leaves_a_value_alone(made: Replica) ->
 async def test_a_commit_writes_a_newer_value_through_and_never_an_older_one(made: Replica) -> None:
     await made.read(Ordered(b"5", "05"), key="latest")
     for order in ("04", "05"):
-        made.cache.put_newer(KIND, "latest", order, lambda: b"wrong")
+        made.cache.commit((), [Newer(KIND, "latest", order, lambda: b"wrong")])
     assert await made.read(b"", key="latest") == b"5"
-    made.cache.put_newer(KIND, "latest", "06", lambda: b"6")
+    made.cache.commit((), [Newer(KIND, "latest", "06", lambda: b"6")])
     assert await made.read(b"", key="latest") == b"6"
-    made.cache.put_newer(KIND, "never read", "07", lambda: b"7")
+    made.cache.commit((), [Newer(KIND, "never read", "07", lambda: b"7")])
     assert await made.read(b"loaded", key="never read") == b"loaded"
 
 
@@ -148,10 +149,55 @@ async def test_a_load_that_a_commit_has_overtaken_does_not_take_the_newer_value_
     gate = asyncio.Event()
     reader = asyncio.create_task(made.cache.get_or_load(SHORT, "latest", made.loader(Ordered(b"5", "05"), gate=gate)))
     await until(lambda: len(made.loads) == 2, "the second load has begun")
-    made.cache.put_newer(SHORT, "latest", "06", lambda: b"6")
+    made.cache.commit((), [Newer(SHORT, "latest", "06", lambda: b"6")])
     gate.set()
     assert (await reader).value == b"6"
     assert await made.read(b"", key="latest", kind=SHORT) == b"6"
+
+
+async def test_a_replay_does_not_make_a_value_young_that_missed_a_newer_commit(made: Replica) -> None:
+    """The newest sample was committed elsewhere; here only an old backlog comes in, for as long as it likes."""
+    await made.read(Ordered(b"5", "05"), key="latest", tags=("samples",))
+    made.cache.mark(["samples"])  # "09" was committed, and not written through here
+    began = time.monotonic()
+    seen = b""
+    while seen != b"9":
+        assert time.monotonic() - began < 5 * MIN_RELOAD_S
+        order = f"06-{time.monotonic() - began:.6f}"
+        made.cache.commit(["samples"], [Newer(KIND, "latest", order, lambda: b"old")])
+        seen = await made.read(Ordered(b"9", "09"), key="latest", tags=("samples",))
+        await asyncio.sleep(0.01)
+
+
+async def test_a_value_that_is_gone_is_gone_after_its_time(made: Replica) -> None:
+    await made.read(Ordered(b"9", "09"), key="latest", kind=SHORT)
+    await asyncio.sleep(SHORT_S)
+    assert await made.read(Ordered(b"5", "05"), key="latest", kind=SHORT) == b"5"
+    assert await made.read(b"", key="latest", kind=SHORT) == b"5"
+    await asyncio.sleep(SHORT_S)
+    assert await made.read(Ordered(None, ""), key="latest", kind=SHORT) is None
+
+
+async def test_who_reads_after_an_invalidation_does_not_get_what_was_loading_before_it(made: Replica) -> None:
+    gate = asyncio.Event()
+    before = asyncio.create_task(made.cache.get_or_load(KIND, "k", made.loader(b"before", gate=gate)))
+    await until(lambda: made.loads, "the load has begun")
+    await made.cache.invalidate_by_pattern("k")
+    assert await made.read(b"after", key="k") == b"after"
+    gate.set()
+    assert (await before).value == b"before"
+    assert await made.read(b"later", key="k") == b"after"
+
+
+async def test_an_old_value_is_served_while_its_renewal_is_late(made: Replica) -> None:
+    await made.read(b"old", kind=SHORT)
+    await asyncio.sleep(SHORT_S)
+    gate = asyncio.Event()
+    late = await made.cache.get_or_load(SHORT, "device:d1:stats", made.loader(b"new", gate=gate))
+    assert (late.value, late.stale) == (b"old", True)
+    gate.set()
+    await asyncio.sleep(0)
+    assert await made.read(b"newer", kind=SHORT) == b"new"
 
 
 async def test_keys_are_dropped_by_pattern_whatever_their_type(made: Replica) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.core.breaker_policy import State
-from app.core.cache import Ordered
+from app.core.cache_store import Newer, Ordered
 from app.core.faults import FaultKind
 from tests.contracts.cache_bench import KIND, TIMEOUT_S, Replica, hears, replica, until
 from tests.redis_server import RedisServer, running_redis
@@ -78,7 +78,7 @@ async def test_a_written_through_value_reaches_the_other_replicas(redis: RedisSe
         await one.read(Ordered(b"5", "05"), key="latest")
         await until(lambda: redis.execute("DBSIZE") == "1", "the value is in Redis")
         one.cache.mark(["samples"])
-        one.cache.put_newer(KIND, "latest", "06", lambda: b"6")
+        one.cache.commit((), [Newer(KIND, "latest", "06", lambda: b"6")])
         two_read = b""
         deadline = time.monotonic() + 5
         while two_read != b"6":
@@ -223,6 +223,41 @@ async def test_what_was_dropped_while_redis_was_away_does_not_come_back(redis: R
         redis.resume()
         assert await one.read(b"newer") == b"newer"
         await until(lambda: one.store is not None and not one.store._owed, "the drops are made up for")
+
+
+async def test_many_invalidations_at_once_beside_commits_all_succeed(redis: RedisServer) -> None:
+    async with replica(redis) as one:
+        await hears(one)
+        redis.execute("EVAL", "for i = 1, 20000 do redis.call('SET', 'foreign:' .. i, 'x') end", "0")
+        for number in range(200):
+            await one.read(b"x", key=f"device:d{number}:stats")
+        done = asyncio.gather(*(one.cache.invalidate_by_pattern(f"device:d{number}:*") for number in range(100)))
+        while not done.done():
+            one.cache.mark(["samples"])
+            await asyncio.sleep(0.001)
+        await done
+        assert len(one.cache._local.keys()) == 100
+        assert one.store is not None
+        await until(lambda: one.store is not None and not one.store._owed, "all are done")
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":1\r\n"])
+async def test_a_server_that_says_the_same_to_everything_is_no_redis(reply: bytes) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while await reader.read(1_000):
+                writer.write(reply)
+                await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(babble, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        async with replica(RedisServer(), port=port) as one:
+            assert await one.read(b"x") == b"x"
+            await until(lambda: one.redis is not None and one.redis.away, "its check notices")
+    finally:
+        listener.close()
 
 
 @pytest.mark.parametrize("kind", list(FaultKind))
