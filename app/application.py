@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from app.routers import (
     web,
 )
 from app.routers.middleware import Access
-from app.routers.protection import Deadline, DrainGate, RestLimit
+from app.routers.protection import BodyLimit, Deadline, DrainGate, RestLimit
 from app.routers.telemetry import Telemetry
 from app.runtime import Runtime
 
@@ -42,6 +43,7 @@ DESCRIPTION = """Backend of SQAL, the quality control of foie gras. Devices stre
 (see docs/protocol.md); this API reads what was committed. Lists are keyset pages, newest first; errors are
 `application/problem+json` (RFC 9457)."""
 
+MAX_BODY_BYTES = 256 * 1024
 EXPOSED = ["X-Request-ID", "Retry-After", "Age", "Cache-Status", "RateLimit", "RateLimit-Policy"]
 
 
@@ -53,6 +55,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     with SignalChain(runtime.shutdown.run, runtime.shutdown.hurry).installed():
         yield
     await runtime.stop()
+    if runtime.failed:
+        os._exit(1)  # the server would end by the signal that it was asked with, as if nothing had failed
 
 
 def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
@@ -62,6 +66,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     middleware = [
         Middleware(Telemetry, metrics=infrastructure.metrics),
         Middleware(DrainGate),
+        Middleware(BodyLimit, limit=MAX_BODY_BYTES),
         Middleware(Deadline, seconds=settings.request_deadline_s),
         Middleware(Access),
         Middleware(RestLimit, limiter=infrastructure.limits.rest),

@@ -21,6 +21,7 @@ from app.core.errors import UnavailableError
 from app.core.faults import FaultSwitches
 from app.core.loop_watchdog import LoopWatchdog
 from app.core.metrics import Metrics
+from app.core.patience import Patience
 from app.core.rate_limiter import Limiter
 from app.core.rate_policy import Rate
 from app.core.redis_link import RedisLink
@@ -81,6 +82,7 @@ class Infrastructure:
     addresses: ClientAddresses
     watchdog: LoopWatchdog
     in_hand: RequestsInHand
+    patience: Patience
     recorder: SampleRecorder
 
     @property
@@ -121,6 +123,7 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
         addresses=ClientAddresses(settings.trusted_proxies),
         watchdog=LoopWatchdog(blocked_after_s=settings.loop_blocked_after_s),
         in_hand=RequestsInHand(),
+        patience=Patience(settings.shutdown_deadline_s),
         recorder=SampleRecorder(metrics, clock),
     )
     metrics.registry.before_scrape(lambda: _report(made))

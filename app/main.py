@@ -3,6 +3,7 @@
 import sys
 
 from app.application import create_app
+from app.core.errors import CannotStartError
 from app.core.logging import configure_logging
 from app.settings import BadSettings, load_settings
 
@@ -13,3 +14,8 @@ except BadSettings as error:
     raise
 configure_logging(settings.log_level)
 app = create_app(settings)
+try:
+    app.state.runtime.prepare()
+except CannotStartError as error:
+    sys.stderr.write(f"gaveurs: {error}\n")
+    raise SystemExit(2) from error

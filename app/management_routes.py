@@ -30,5 +30,5 @@ def management_routes(health: Health, registry: Registry) -> Mapping[str, Callab
 
         return answer
 
-    probes = {"startup": health.startup, "live": health.live, "ready": health.ready}
-    return {"/metrics": metrics, **{f"/health/{name}": probe(ask) for name, ask in probes.items()}}
+    probes = {"/startup": health.startup, "/live": health.live, "/ready": health.ready, "": health.tree}
+    return {"/metrics": metrics, **{f"/health{name}": probe(ask) for name, ask in probes.items()}}

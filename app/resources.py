@@ -187,7 +187,7 @@ def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, d
             metrics=infrastructure.metrics,
             max_message_bytes=settings.ws_max_message_bytes,
             max_batch=settings.ws_max_batch,
-            shutdown_deadline_s=settings.shutdown_deadline_s,
+            patience=infrastructure.patience,
         ),
         fleet=fleet,
         housekeeper=Housekeeper(

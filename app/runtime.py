@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,7 +140,14 @@ class Runtime:
 
     async def stop(self) -> None:
         """Close everything, in reverse order of opening, if the shutdown has not done so."""
-        await self.close()
+        try:
+            async with asyncio.timeout(self.settings.shutdown_close_s):
+                await self.close()
+        except TimeoutError:
+            log.error("what did not close in time is left")  # noqa: TRY400
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=CLOSE_LINGER_S)
         for handle in (db_breaker, cache_breaker, rate_limiter, cache_module.cache):
             handle.unbind()
         self.infrastructure.watchdog.stop()
@@ -218,8 +225,10 @@ class Runtime:
         if self._task is not None:
             if self.opening_s is None:
                 self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
+
+    def hurry(self) -> None:
+        self.infrastructure.patience.lose()
 
     def receipt(self) -> dict[str, Any]:
         return self.infrastructure.recorder.receipt()

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+MANY = 1e9
 SHUTDOWN_MARGIN_S = 5.0
 _SHIFT = re.compile(r"([01]\d|2[0-3]):00\Z")
 AuthMode = Literal["open", "keys"]
@@ -47,7 +48,7 @@ class Settings(BaseSettings):
     database_pool_wait_s: float = Field(default=2.0, gt=0, le=60, description="then the answer is `database_busy`")
 
     # Redis: the cache's second level, and what replicas share of limits. Without REDIS_HOST each process has its own.
-    redis_host: str | None = None
+    redis_host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)
     redis_password: SecretStr | None = None
@@ -71,15 +72,19 @@ class Settings(BaseSettings):
     breaker_slow_call_s: float | None = Field(default=None, gt=0, description="database: slow calls open it too")
 
     # Limits. A device's unused rate fills the allowance with which it replays its backlog.
-    ws_connects_per_minute: float = Field(default=100.0, gt=0, description="by address, and as many at once")
+    ws_connects_per_minute: float = Field(
+        default=100.0, ge=0.01, le=MANY, description="by address, and as many at once"
+    )
     ws_connections_per_client: int = Field(default=500, ge=1, description="open at once, by address")
-    ws_messages_per_second: float = Field(default=20.0, gt=0, description="by device")
-    ws_messages_burst: float = Field(default=40.0, ge=1)
-    ws_backlog_allowance: float = Field(default=1_000.0, ge=0)
-    ws_message_bytes_average: int = Field(default=150_000, ge=1, description="bytes: so many for each message above")
-    ws_devices_per_connection: int = Field(default=256, ge=1, description="others share one budget")
-    rest_requests_per_second: float = Field(default=100.0, gt=0, description="by principal")
-    rest_burst: float = Field(default=1_000.0, ge=1)
+    ws_messages_per_second: float = Field(default=20.0, ge=0.001, le=MANY, description="by device")
+    ws_messages_burst: float = Field(default=40.0, ge=1, le=MANY)
+    ws_backlog_allowance: float = Field(default=1_000.0, ge=0, le=MANY)
+    ws_message_bytes_average: int = Field(
+        default=150_000, ge=1_000, le=16 * MIB, description="bytes: so many for each message above"
+    )
+    ws_devices_per_connection: int = Field(default=64, ge=1, le=10_000, description="others share one budget")
+    rest_requests_per_second: float = Field(default=100.0, ge=0.001, le=MANY, description="by principal")
+    rest_burst: float = Field(default=1_000.0, ge=1, le=MANY)
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="addresses or networks whose X-Forwarded-For is believed"
     )
@@ -91,9 +96,7 @@ class Settings(BaseSettings):
     request_deadline_s: float = Field(default=10.0, gt=0, le=600, description="until an answer begins")
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="then /metrics is there, not here")
     metrics_host: str = "127.0.0.1"
-    loop_blocked_after_s: float = Field(
-        default=2.0, gt=0, le=60, description="then liveness fails and the log says where"
-    )
+    loop_blocked_after_s: float = Field(default=2.0, ge=0.1, le=60, description="then liveness fails, and the log says")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     auth: AuthMode = "open"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -167,7 +170,7 @@ class Settings(BaseSettings):
     @classmethod
     def _named_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            if not origin.startswith(("http://", "https://")) or "*" in origin:
+            if not origin.startswith(("http://", "https://")) or "*" in origin or not urlsplit(origin).hostname:
                 raise ValueError("must name http(s) origins, comma-separated; '*' is not accepted")
         return tuple(origin.rstrip("/") for origin in value)
 
@@ -231,6 +234,9 @@ class Settings(BaseSettings):
         for shorter, longer in pairwise(nested):
             if getattr(self, shorter) >= getattr(self, longer):
                 raise ValueError(f"{shorter.upper()} must be less than {longer.upper()}")
+        room = self.ws_message_bytes_average * (self.ws_messages_burst + self.ws_backlog_allowance)
+        if room < self.ws_max_message_bytes:
+            raise ValueError("WS_MESSAGE_BYTES_AVERAGE leaves no room for one message of WS_MAX_MESSAGE_BYTES")
         if self.commit_deadline_s >= self.shutdown_deadline_s:
             raise ValueError("COMMIT_DEADLINE_S must be less than SHUTDOWN_DEADLINE_S")
         if self.shutdown_budget_s + SHUTDOWN_MARGIN_S > self.termination_grace_period_s:

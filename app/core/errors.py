@@ -84,6 +84,13 @@ class DeadlineError(UnavailableError):
     code = "deadline_exceeded"
 
 
+class TooLargeError(AppError):
+    """A request's body is larger than anything that is asked for here."""
+
+    status = 413
+    code = "content_too_large"
+
+
 class TooManyRequestsError(AppError):
     """The caller is over one of its limits."""
 

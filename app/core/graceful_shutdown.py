@@ -55,6 +55,10 @@ class Drained(Protocol):
         """Answer what was read, say goodbye, close; returns when the last has ended."""
         ...
 
+    def hurry(self) -> None:
+        """Wait for nobody for long any more."""
+        ...
+
     async def close(self) -> None:
         """Background tasks, database, cache."""
         ...
@@ -78,6 +82,7 @@ class GracefulShutdown:
         """A second signal: wait for nobody's sake any more, but lose nothing either."""
         log.warning("Second signal: shutting down faster")
         self._hurry.set()
+        self._drained.hurry()
 
     async def run(self, number: int) -> None:
         began = time.monotonic()
@@ -120,7 +125,8 @@ class GracefulShutdown:
                 yield
         except TimeoutError:
             if warn:
-                log.error("a phase of the shutdown took too long", phase=name, after_s=seconds, hanging=_stacks())  # noqa: TRY400
+                after_s = round(time.monotonic() - began, 1)
+                log.error("a phase of the shutdown took too long", phase=name, after_s=after_s, hanging=_stacks())  # noqa: TRY400
         finally:
             if hurried is not None:
                 hurried.cancel()

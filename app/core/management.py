@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = get_logger("gaveurs.management")
 
-CONNECTIONS: Final = 8
+CONNECTIONS: Final = 64
 REQUEST_DEADLINE_S: Final = 5.0  # for a whole request to arrive, idling included; and again for its answer to leave
 CONNECTION_LIFE_S: Final = 30.0  # then its place is for others
 REQUEST_MAX_BYTES: Final = 16_384

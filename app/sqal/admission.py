@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.core.rate_limiter import Limiter
 
 # So many messages over the limit, and then so many more a minute, are answered; who sends on is let go.
-PATIENCE: Final = Gcra(Rate(per_second=1_000 / 60, burst=1_000))
+PATIENCE: Final = Gcra(Rate(per_second=1_000 / 60, burst=5_000))
 OTHERS: Final = "*"
 LONGEST_RETRY_S: Final = 60.0
 # While the database is away nothing is charged, as devices send each message again when they are told to; beyond this:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from app.core.clock import Clock
     from app.core.dependency import Dependency
     from app.core.metrics import Metrics
+    from app.core.patience import Patience
     from app.sqal.admission import DeviceLimits
     from app.sqal.fleet import Fleet
     from app.sqal.intake import Intake
@@ -30,7 +31,7 @@ class Ingest:
     metrics: Metrics
     max_message_bytes: int
     max_batch: int
-    shutdown_deadline_s: float
+    patience: Patience
 
     def said_limits(self) -> dict[str, float]:
         """What a hello is answered with."""

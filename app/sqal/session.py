@@ -69,6 +69,7 @@ class DeviceSession:
         self._pending = 0
         self._garbage = 0
         self._slow_down_at = 0.0
+        self._slow_down_ms = 0
         self._cumulative = False
         self._positions = 0
         self._acked = 0
@@ -109,7 +110,7 @@ class DeviceSession:
     async def _stop_reading(self, reader: asyncio.Task[None]) -> None:
         """Let the message in hand be finished, if there is one; it waits at most for room in the queue."""
         if self._handling:
-            await asyncio.wait({reader}, timeout=self._ingest.shutdown_deadline_s)
+            await self._ingest.patience.wait_for(reader)
         reader.cancel()
 
     def end(self, code: int, reason: str) -> None:
@@ -118,9 +119,9 @@ class DeviceSession:
             self._end.set_result((code, reason))
 
     async def _close(self, writer: asyncio.Task[None], code: int, reason: str) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._ingest.shutdown_deadline_s):
-                await self._settled.wait()
+        settled = asyncio.create_task(self._settled.wait())
+        await self._ingest.patience.wait_for(settled)
+        settled.cancel()
         if code == CLOSE_RESTART[0]:
             self._outbox.say(answers.Drain(random.randint(*RECONNECT_MS)), Encoding.JSON)  # noqa: S311 - jitter
         self._outbox.finish()
@@ -173,9 +174,7 @@ class DeviceSession:
     async def _take_other(self, kind: str, raw: bytes, encoding: Encoding) -> None:
         if kind not in wire.KINDS:
             raise RefusalError(Code.UNKNOWN_TYPE, "this message type is not known here")
-        if kind != "sensor_batch" and (wait_s := self._admission.retry_after_s("", len(raw))):
-            await self._over_limit(encoding, wait_s)
-            self._outbox.say_error(busy_for(round(wait_s * 1_000)), encoding)
+        if kind != "sensor_batch" and await self._is_over_limit(encoding, len(raw)):
             return
         message = wire.decode_as(kind, raw, encoding)
         if message.type != kind:
@@ -198,7 +197,8 @@ class DeviceSession:
         if len(message.samples) > self._ingest.max_batch:
             raise RefusalError(Code.BATCH_TOO_LARGE, f"a batch holds at most {self._ingest.max_batch} samples")
         if not message.samples:
-            self._outbox.say(answers.BatchAck([]), encoding)
+            if not await self._is_over_limit(encoding, 1):
+                self._outbox.say(answers.BatchAck([]), encoding)
             return
         batch = Batch(
             len(message.samples),
@@ -286,14 +286,25 @@ class DeviceSession:
         self._slow_down(work.encoding, retry_after_ms(self._ingest.storage))
         work.answer(busy(self._ingest.storage))
 
+    async def _is_over_limit(self, encoding: Encoding, size_bytes: int) -> bool:
+        """Ask for a message that is no sample; one over the limit is answered busy here."""
+        wait_s = self._admission.retry_after_s("", size_bytes)
+        if wait_s:
+            await self._over_limit(encoding, wait_s)
+            self._outbox.say_error(busy_for(round(wait_s * 1_000)), encoding)
+        return wait_s > 0
+
     def _slow_down(self, encoding: Encoding, milliseconds: int) -> bool:
-        """Advise, at most once a second; whether it was said now."""
+        """Advise, once a second, and when it has become twice as long; whether it was time to."""
         now = self._ingest.clock.monotonic()
-        if now < self._slow_down_at:
+        due = now >= self._slow_down_at
+        if not due and milliseconds < 2 * self._slow_down_ms:
             return False
-        self._slow_down_at = now + SLOW_DOWN_EVERY_S
+        if due:
+            self._slow_down_at = now + SLOW_DOWN_EVERY_S
+        self._slow_down_ms = milliseconds
         self._outbox.say(answers.SlowDown(milliseconds), encoding)
-        return True
+        return due
 
     async def _over_limit(self, encoding: Encoding, wait_s: float) -> None:
         if self._admission.is_abuse():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.core.clock import iso
 from app.sqal.reading import parse_time
+from tests.journal_check import stopped
 from tests.support import Server, data_folder, running_server, trimmed
 
 if TYPE_CHECKING:
@@ -250,3 +252,36 @@ async def test_a_request_that_hangs_is_answered_before_the_shutdown_goes_on() ->
         assert (status, "retry-after" in headers) == (503, True)
         assert await asyncio.to_thread(server.running.wait, 60) == 0
         assert receipt_of(server)["lost_acked"] == 0
+
+
+async def test_a_second_signal_while_the_database_stalls_still_says_goodbye() -> None:
+    with running_server() as server:
+        boxes = [Box(f"ESP32_LL_{number:03d}") for number in range(5)]
+        running = [asyncio.create_task(box.run(server)) for box in boxes]
+        while not all(box.acked for box in boxes):
+            await asyncio.sleep(0.05)
+        with stopped(server, signal.SIGSTOP, signal.SIGCONT):
+            await asyncio.sleep(1.0)
+            server.running.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            server.running.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            await asyncio.gather(*running)
+            assert time.monotonic() - began < 5
+            for box in boxes:
+                assert (box.close_code, box.drain is not None) == (CLOSE_RESTART, True)
+        await asyncio.to_thread(server.running.wait, 60)
+        receipt = receipt_of(server)
+        assert receipt["lost_acked"] == 0
+        acked = {sample for box in boxes for sample in box.acked}
+        server.start()
+        assert acked <= {item["sample_id"] for item in server.all_samples()}
+
+
+def test_under_uvicorn_too_a_wrong_start_is_one_line_and_no_success() -> None:
+    with data_folder() as folder:
+        server = uvicorn_server(folder, DEFAULT_RECIPE="nope")
+        ran = subprocess.run(server.command, env=server._env, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.returncode == 2
+        assert ran.stderr.strip().splitlines()[-1].startswith("gaveurs: ")
+        assert "Traceback" not in ran.stderr

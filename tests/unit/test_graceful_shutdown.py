@@ -30,6 +30,9 @@ class Parts:
     async def end_sockets(self) -> None:
         await self._do("end_sockets")
 
+    def hurry(self) -> None:
+        self.done.append("hurry")
+
     async def close(self) -> None:
         await self._do("close")
 
@@ -108,7 +111,7 @@ async def test_a_second_signal_ends_the_waiting_but_skips_no_phase() -> None:
     await asyncio.sleep(0)
     shutdown.hurry()
     await asyncio.wait_for(running, 5)
-    assert parts.done == ["refuse_new", "end_sockets", "close"]
+    assert parts.done == ["refuse_new", "hurry", "end_sockets", "close"]
 
 
 async def test_nobody_is_waited_for_who_was_never_sent_here() -> None:

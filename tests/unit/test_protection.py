@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from app.core.client_address import ClientAddresses
 from app.core.rate_limiter import Limiter
 from app.core.rate_policy import Rate
 from app.core.requests_in_hand import RequestsInHand
 from app.core.security import Principal
-from app.routers.protection import Deadline, DrainGate, RestLimit
+from app.routers.protection import BodyLimit, Deadline, DrainGate, RestLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,7 +30,15 @@ class Client:
         infrastructure = SimpleNamespace(in_hand=self.in_hand, addresses=ClientAddresses(()))
         self.state = SimpleNamespace(runtime=SimpleNamespace(infrastructure=infrastructure))
 
-    async def ask(self, path: str = "/api/x", *, who: str | None = None, address: str = "192.0.2.1") -> Any:
+    async def ask(
+        self,
+        path: str = "/api/x",
+        *,
+        who: str | None = None,
+        address: str = "192.0.2.1",
+        method: str = "GET",
+        headers: list[tuple[bytes, bytes]] | None = None,
+    ) -> Any:
         sent: list[dict[str, Any]] = []
         state = {"principal": Principal("key", who, frozenset())} if who else {}
 
@@ -37,12 +46,16 @@ class Client:
             sent.append(event)
 
         scope = {
-            "type": "http", "path": path, "method": "GET", "headers": [], "client": (address, 1), "state": state,
+            "type": "http", "path": path, "method": method, "headers": headers or [], "client": (address, 1), "state": state,
             "app": SimpleNamespace(state=self.state),
         }  # fmt: skip
-        await self.app(scope, None, send)
-        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], headers, b"".join(event.get("body", b"") for event in sent)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"x" * 100, "more_body": True}
+
+        await self.app(scope, receive, send)
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], found, b"".join(event.get("body", b"") for event in sent)
 
 
 def answering(
@@ -81,6 +94,28 @@ async def test_a_time_out_of_the_applications_own_is_not_taken_for_the_deadline(
 
     with pytest.raises(TimeoutError):
         await Client(Deadline(answering(before=fail), 10)).ask()
+
+
+@pytest.mark.parametrize("length", ["1001", "9" * 40])
+async def test_a_body_that_says_it_is_too_large_is_not_read(length: str) -> None:
+    client = Client(BodyLimit(answering(), 1_000))
+    status, headers, body = await client.ask(method="POST", headers=[(b"content-length", length.encode())])
+    assert (status, headers["connection"], json.loads(body)["code"]) == (413, "close", "content_too_large")
+    assert (await client.ask(method="POST", headers=[(b"content-length", b"1000")]))[0] == 200
+
+
+async def test_a_body_that_grows_too_large_is_given_up() -> None:
+    read = 0
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        nonlocal read
+        while True:
+            read += len((await receive())["body"])
+
+    with pytest.raises(HTTPException) as refused:
+        await Client(BodyLimit(app, 1_000)).ask(method="POST")
+    assert refused.value.status_code == 413
+    assert read <= 1_000
 
 
 async def test_while_the_gate_is_closed_new_requests_are_refused_and_old_ones_end() -> None:
