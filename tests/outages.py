@@ -37,7 +37,7 @@ SHORT = {
     "CACHE_TTL_LATEST_SAMPLE_S": "2",
 }
 DEVICES, RATE = 6, 5.0
-POLL_S = 0.1
+POLL_S = 0.2
 SAMPLE = re.compile(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 
 

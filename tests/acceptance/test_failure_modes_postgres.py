@@ -152,7 +152,7 @@ async def test_connections_that_are_ended_all_the_time_end_nothing_else(own: Wor
         ending.cancel()
         await asyncio.gather(ending, return_exceptions=True)
 
-    outage = await suffer(own, begin, end, seconds=8.0, devices=15, rate=10.0)
+    outage = await suffer(own, begin, end, seconds=5.0, devices=10, rate=10.0)
     statuses = {one.status for one in outage.seen.readings}
     assert statuses <= {200, 404, 503}, outage.seen.server_errors()
     assert own.server.running.poll() is None
