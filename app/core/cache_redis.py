@@ -99,7 +99,7 @@ class RedisStore:
         self._paying = asyncio.Lock()
         self._heard_at = float("-inf")
         self._news = asyncio.Event()
-        self.dropped = 0
+        self._dropped = metrics.cache_dropped.labels()
 
     @property
     def connected(self) -> bool:
@@ -149,7 +149,7 @@ class RedisStore:
         self._puts[name] = self._packed(entry, loaded=True)
         while len(self._puts) > MAX_PENDING:
             del self._puts[next(iter(self._puts))]
-            self.dropped += 1
+            self._dropped.inc()
         self._news.set()
 
     @staticmethod
@@ -165,7 +165,7 @@ class RedisStore:
         if len(self._renewals) < MAX_PENDING or name in self._renewals:
             self._renewals[name] = entry
         else:
-            self.dropped += 1
+            self._dropped.inc()
 
     def tell_soon(self, tags: Iterable[str]) -> None:
         """Tell the other replicas what changed."""
@@ -249,12 +249,12 @@ class RedisStore:
                 answers = await self._link.call(partial(self._put_all, puts=batch), WRITE_DEADLINE_S)
             except (UnavailableError, ResponseError):
                 self._metrics.cache_errors.labels("set").inc(len(batch))
-                self.dropped += len(batch) + len(self._puts)
+                self._dropped.inc(len(batch) + len(self._puts))
                 self._puts.clear()
                 return
             refused = sum(isinstance(answer, Exception) for answer in answers)
             self._metrics.cache_errors.labels("set").inc(refused)
-            self.dropped += refused
+            self._dropped.inc(refused)
             self._metrics.cache_latency.labels("set").observe(self._monotonic() - began)
 
     async def _put_all(self, client: Any, puts: dict[str, _Put]) -> list[Any]:

@@ -71,6 +71,9 @@ class Metrics:
             "cache_loads_total", "Values loaded into the cache, and loads that failed.", ("cache_type", "outcome")
         )
         self.cache_errors = new.counter("cache_errors_total", "Calls to Redis that failed.", ("operation",))
+        self.cache_dropped = new.counter(
+            "cache_writes_dropped_total", "Values not written to Redis: it refused them, or too many waited."
+        )
         known = [(name,) for name in CACHE_TYPES]
         for family in (self.cache_hits, self.cache_misses, self.cache_stale):
             family.prepare(known)

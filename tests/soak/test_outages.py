@@ -101,7 +101,7 @@ async def test_fifty_devices_while_an_external_database_is_shut_down_and_started
 
 
 async def test_a_thousand_connected_devices_cost_bounded_memory() -> None:
-    with running_server() as server:
+    with running_server(WS_CONNECTIONS_PER_CLIENT=str(CONNECTED)) as server:
         process = psutil.Process(server.running.pid)
         before = process.memory_info().rss
         sockets = [await connect(server.ws_url, compression=None, ping_interval=None) for _ in range(CONNECTED)]
