@@ -110,7 +110,7 @@ async def timed(one: Replica, key: str) -> float:
 
 
 def waits(times: list[float]) -> list[float]:
-    return [seconds for seconds in times if seconds > 0.9 * TIMEOUT_S]
+    return [seconds for seconds in times if seconds > TIMEOUT_S / 2]
 
 
 @pytest.mark.parametrize("how", ["killed", "stalled"])
@@ -124,7 +124,7 @@ async def test_without_redis_at_most_five_calls_wait_and_each_no_longer_than_its
         assert one.redis is not None
         assert one.redis.breaker.state is State.OPEN
         assert len(waits(times)) <= 5
-        assert max(times) < TIMEOUT_S + 0.4  # and what this machine takes to get round to it
+        assert max(times) < TIMEOUT_S + 0.1  # and what this machine takes to get round to it
         assert sorted(times[6:])[len(times[6:]) // 2] < 0.005
 
 
@@ -133,9 +133,12 @@ async def test_callers_that_come_together_wait_no_longer_than_one(redis: RedisSe
         await hears(one)
         redis.stall()
         began = time.perf_counter()
-        await asyncio.gather(*(timed(one, str(number)) for number in range(800)))
-        # One after another on the client's 16 connections they would take 2.5 s.
-        assert time.perf_counter() - began < 1.8
+        await asyncio.gather(*(timed(one, str(number)) for number in range(200)))
+        together_s = time.perf_counter() - began
+        began = time.perf_counter()
+        await asyncio.gather(*(timed(one, f"again {number}") for number in range(200)))
+        without_redis_s = time.perf_counter() - began  # its breaker is open: what as many callers cost this machine
+        assert together_s - without_redis_s < TIMEOUT_S + 0.35
         assert (await timed(one, "after")) < TIMEOUT_S / 2
 
 
