@@ -17,6 +17,7 @@ from app.dependencies import single_values
 from app.routers import (
     admin,
     alerts,
+    bugs,
     exports,
     metrics,
     probes,
@@ -28,7 +29,7 @@ from app.routers import (
     sqal,
     web,
 )
-from app.routers.middleware import Access
+from app.routers.middleware import Access, WithoutTrailingSlash
 from app.routers.protection import BodyLimit, Deadline, DrainGate, RestLimit
 from app.routers.telemetry import Telemetry
 from app.runtime import Runtime
@@ -44,7 +45,7 @@ DESCRIPTION = """Backend of SQAL, the quality control of foie gras. Devices stre
 `application/problem+json` (RFC 9457)."""
 
 MAX_BODY_BYTES = 256 * 1024
-EXPOSED = ["X-Request-ID", "Retry-After", "Age", "Cache-Status", "RateLimit", "RateLimit-Policy"]
+EXPOSED = ["X-Request-ID", "Retry-After", "Age", "Cache-Status", "RateLimit", "RateLimit-Policy", "ETag", "Location"]
 
 
 @asynccontextmanager
@@ -65,6 +66,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     infrastructure = runtime.infrastructure
     middleware = [
         Middleware(Telemetry, metrics=infrastructure.metrics),
+        Middleware(WithoutTrailingSlash),
         Middleware(DrainGate),
         Middleware(BodyLimit, limit=MAX_BODY_BYTES),
         Middleware(Deadline, seconds=settings.request_deadline_s),
@@ -78,7 +80,14 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+                allow_headers=[
+                    "Authorization",
+                    "Content-Type",
+                    "X-API-Key",
+                    "X-Request-ID",
+                    "If-Match",
+                    "Idempotency-Key",
+                ],
                 expose_headers=EXPOSED,
             ),
         )
@@ -96,6 +105,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.include_router(quality.router, dependencies=[Depends(single_values)])
     app.include_router(alerts.router, dependencies=[Depends(single_values)])
     app.include_router(exports.router, dependencies=[Depends(single_values)])
+    app.include_router(bugs.router, dependencies=[Depends(single_values)])
     app.include_router(admin.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)
     return app

@@ -61,8 +61,22 @@ def single_values(connection: HTTPConnection) -> None:
         raise BadRequestError("each query parameter may stand once; lists are not accepted")
 
 
+def _bug_reader(connection: HTTPConnection) -> Principal:
+    principal = principal_of(connection.scope)
+    principal.require(Role.VIEWER, Role.REPORTER, Role.OPERATOR)
+    return principal
+
+
+def _bug_reporter(connection: HTTPConnection) -> Principal:
+    principal = principal_of(connection.scope)
+    principal.require(Role.REPORTER, Role.OPERATOR)
+    return principal
+
+
 CurrentResources = Annotated[Resources, Depends(_resources)]
 CurrentRuntime = Annotated[Runtime, Depends(_runtime)]
 Reader = Annotated[Principal, Depends(_reader)]
 Operator = Annotated[Principal, Depends(_operator)]
 Admin = Annotated[Principal, Depends(_admin)]
+BugReader = Annotated[Principal, Depends(_bug_reader)]
+BugReporter = Annotated[Principal, Depends(_bug_reporter)]

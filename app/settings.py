@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     alert_quarantine_rows: int = Field(default=20, ge=1, le=10_000, description="refusals within the window")
     alert_quarantine_window_s: float = Field(default=600.0, gt=0, le=86_400)
 
+    # Bugs.
+    bugs_require_if_match: bool = Field(default=False, description="a change without If-Match is refused with 428")
+
     @field_validator("cors_origins", "sites", "shifts", "trusted_proxies", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:

@@ -2,26 +2,71 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class AppError(Exception):
     """An error with a stable code that may be shown to a client.
 
     `code` is a snake_case word documented in the protocol or the API; `detail` is written for people and never
-    holds internal text; `retry_after_s` says when trying again may help.
+    holds internal text; `retry_after_s` says when trying again may help; `more` are further members of the problem
+    document.
     """
 
     status = 500
     code = "internal_error"
 
-    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, more: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.more = more or {}
 
 
 class BadRequestError(AppError):
+    """What was asked cannot be: `pointer` (a JSON pointer into the body, `#/title`) or `parameter` (a name in the query
+    or a header) says where.
+    """
+
     status = 422
     code = "invalid_request"
+
+    def __init__(self, detail: str, *, pointer: str | None = None, parameter: str | None = None) -> None:
+        where = {"pointer": pointer} if pointer else {"parameter": parameter} if parameter else None
+        super().__init__(detail, more={"errors": [where | {"why": detail}]} if where else None)
+
+
+class ConflictError(AppError):
+    """It is as it is now that what was asked cannot be done."""
+
+    status = 409
+    code = "conflict"
+
+
+class PreconditionFailedError(AppError):
+    """If-Match names another version than the one that is there."""
+
+    status = 412
+    code = "precondition_failed"
+
+
+class PreconditionRequiredError(AppError):
+    """A change must say by If-Match which version it is a change of."""
+
+    status = 428
+    code = "precondition_required"
+
+
+class UnsupportedMediaError(AppError):
+    """A body of a kind that is not taken."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class BadCursorError(AppError):

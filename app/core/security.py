@@ -45,9 +45,12 @@ _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class Role(StrEnum):
-    """What a principal may do; `admin` may do everything."""
+    """What a principal may do; `admin` may do everything. A reporter is somebody outside who reports bugs and comments
+    on them.
+    """
 
     VIEWER = "viewer"
+    REPORTER = "reporter"
     OPERATOR = "operator"
     DEVICE = "device"
     ADMIN = "admin"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from app.core.errors import AppError, TooManyRequestsError, UnauthorizedError
 from app.core.metrics import ENDPOINTS
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Event]]
     Send = Callable[[Event], Awaitable[None]]
     ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+COLLECTION: Final = "/api/bugs/"
 
 
 async def refuse(scope: Scope, send: Send, error: AppError, *more: tuple[bytes, bytes]) -> None:
@@ -97,3 +100,18 @@ def _is_public(scope: Scope) -> bool:
     if path == "/api/session":
         return scope.get("method") in ("POST", "DELETE")
     return path in ("/", "/health") or path.startswith(("/health/", "/web/"))
+
+
+class WithoutTrailingSlash:
+    """Under `/api/bugs` a path means the same with a slash at its end; the collection's own route has one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if path == COLLECTION[:-1]:
+            scope["path"] = COLLECTION
+        elif path.startswith(COLLECTION) and path != COLLECTION and path.endswith("/"):
+            scope["path"] = path[:-1]
+        await self._app(scope, receive, send)

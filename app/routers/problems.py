@@ -14,6 +14,8 @@ from starlette.responses import Response
 from app.core.errors import AppError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
     from starlette.requests import Request
 
@@ -35,7 +37,7 @@ def problem(
 
 
 def of_error(error: AppError) -> tuple[int, dict[str, str], bytes]:
-    return problem(error.status, error.code, error.detail, retry_after_s=error.retry_after_s)
+    return problem(error.status, error.code, error.detail, retry_after_s=error.retry_after_s, **error.more)
 
 
 def _respond(parts: tuple[int, dict[str, str], bytes]) -> Response:
@@ -62,8 +64,20 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     """Which parameter or field is wrong and why; what stood there is not echoed."""
     if not isinstance(error, RequestValidationError):
         raise error
-    errors = [{"where": ".".join(str(part) for part in item["loc"]), "why": item["msg"]} for item in error.errors()]
+    errors = [
+        _place(("body",) if item["type"] == "json_invalid" else item["loc"]) | {"why": item["msg"]}
+        for item in error.errors()
+    ]
     return _respond(problem(422, "invalid_request", "the request holds invalid values", errors=errors))
+
+
+def _place(location: Sequence[str | int]) -> dict[str, str]:
+    """Where a value stands: dotted; in a body also as a JSON pointer, elsewhere as a parameter's name."""
+    where = {"where": ".".join(map(str, location))}
+    kind, *path = location
+    if kind != "body":
+        return where | {"parameter": str(path[0])} if path else where
+    return where | {"pointer": "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)}
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:

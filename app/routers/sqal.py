@@ -11,12 +11,12 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
+from app.core.cursor import Cursor
 from app.core.errors import BadCursorError, BadRequestError
 from app.dependencies import CurrentResources, CurrentRuntime, Operator, Reader
 from app.routers import models
 from app.routers.cached import respond, respond_absent
 from app.sqal import devices, queries
-from app.sqal.cursor import Cursor
 from app.sqal.errors import RefusalError
 from app.sqal.explanation import explain_sample
 from app.sqal.queries import SampleFilter
@@ -47,7 +47,7 @@ CursorText = Annotated[
 Text = Annotated[str | None, Query(max_length=128)]
 
 
-def _time(name: str, text: str | None) -> datetime | None:
+def read_time(name: str, text: str | None) -> datetime | None:
     """ISO 8601; naive means UTC; a + that the query string turned into a space is put back."""
     if text is None:
         return None
@@ -55,12 +55,12 @@ def _time(name: str, text: str | None) -> datetime | None:
     try:
         return parse_time(f"{day}+{zone}" if space and "T" in day else text)
     except RefusalError as error:
-        raise BadRequestError(f"{name} is not an ISO 8601 date and time") from error
+        raise BadRequestError(f"{name} is not an ISO 8601 date and time", parameter=name) from error
 
 
 def as_range(time_from: str | None, time_to: str | None) -> tuple[datetime | None, datetime | None]:
     """Both ends, in order."""
-    begin, end = _time("from", time_from), _time("to", time_to)
+    begin, end = read_time("from", time_from), read_time("to", time_to)
     if begin is not None and end is not None and begin > end:
         raise BadRequestError("from must not be after to")
     return begin, end
@@ -78,7 +78,7 @@ def _cursor(cursor: CursorText = None) -> Cursor | None:
 def _device_time(
     device_time: Annotated[str | None, Query(description="chooses among several")] = None,
 ) -> datetime | None:
-    return _time("device_time", device_time)
+    return read_time("device_time", device_time)
 
 
 def _filter(

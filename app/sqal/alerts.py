@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from app.core.cursor import Cursor
 from app.core.errors import NotFoundError
 from app.core.ids import uuid7
 from app.core.logging import get_logger
 from app.sqal.alert_rules import Episode, Occurrence
-from app.sqal.cursor import Cursor
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from app.core.cursor import Cursor
 from app.core.errors import NotFoundError
-from app.sqal.cursor import Cursor
 from app.sqal.wire import Encoding
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from app.core.cursor import Cursor
 from app.core.errors import NotFoundError
 from app.sqal import originals
-from app.sqal.cursor import Cursor
 from app.sqal.flags import Flag
 from app.sqal.frame import MICRO, decode_frame, frame_as_json
 from app.sqal.legal_mass import legal_mass

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.cursor import Cursor
 from app.core.database import is_away
 from app.core.errors import BadCursorError, ForbiddenError
 from app.core.ids import uuid7
 from app.core.security import Principal, Role, is_local, presented_key
 from app.settings import BadSettings, load_settings
-from app.sqal.cursor import Cursor, HourCursor
+from app.sqal.cursor import HourCursor
 from app.sqal.devices import StateLimits
 from app.sqal.simulator.fleet import sensor_url
 

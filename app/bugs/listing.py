@@ -1,0 +1,214 @@
+"""Bugs by filter, in one of several orders, in pages by offset or by keyset; how many there are."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from app.bugs import search
+from app.bugs.bug import as_item, columns
+from app.core import cursor as cursors
+from app.core.errors import BadCursorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from app.bugs.audience import Audience
+    from app.core.database import Connection, Row
+
+COUNTED: Final = 10_000
+"""A total is exact up to so many."""
+_LAYOUT: Final = struct.Struct(">BBqq")
+_VERSION: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """By a column, then by number, both ascending or both descending."""
+
+    column: str
+    descending: bool
+
+
+ORDERS: Final = {
+    f"{sign}{name}": Order(column, bool(sign))
+    for name, column in (
+        ("createdAt", "created_at"),
+        ("updatedAt", "updated_at"),
+        ("severity", "severity_rank"),
+        ("priority", "priority_rank"),
+        ("number", "number"),
+    )
+    for sign in ("-", "")
+}
+"""By what lists can be sorted; `-` is descending: newest, gravest, most urgent first."""
+NEWEST: Final = "-createdAt"
+_NAMES: Final = tuple(ORDERS)
+
+
+@dataclass(frozen=True, slots=True)
+class BugCursor:
+    """The last bug of the page before, in one order."""
+
+    sort: str
+    value: int
+    number: int
+
+    def encode(self) -> str:
+        return cursors.encode(_LAYOUT.pack(_VERSION, _NAMES.index(self.sort), self.value, self.number))
+
+    @classmethod
+    def decode(cls, text: str, sort: str) -> BugCursor:
+        """BadCursorError for anything that `encode` did not make, or made in another order."""
+        made = cursors.decode(text, cls._unpack)
+        if made.sort != sort:
+            raise BadCursorError("the cursor was given for another sort")
+        return made
+
+    @classmethod
+    def of(cls, record: Row, sort: str) -> BugCursor:
+        value = record[ORDERS[sort].column]
+        return cls(sort, value if isinstance(value, int) else cursors.to_micros(value), record["number"])
+
+    @classmethod
+    def _unpack(cls, packed: bytes) -> BugCursor:
+        version, place, value, number = _LAYOUT.unpack(packed)
+        if version != _VERSION or place >= len(_NAMES):
+            raise ValueError("a cursor of another ordering")
+        made = cls(_NAMES[place], value, number)
+        made.sort_value()
+        return made
+
+    def sort_value(self) -> datetime | int:
+        """OverflowError beyond the years that there are."""
+        return cursors.from_micros(self.value) if ORDERS[self.sort].column.endswith("_at") else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class BugFilter:
+    """Narrows a list; None does not. Of several values one must fit; all `tags` must be there. Times are half-open."""
+
+    status: tuple[str, ...] | None = None
+    severity: tuple[str, ...] | None = None
+    priority: tuple[str, ...] | None = None
+    category: tuple[str, ...] | None = None
+    device: str | None = None
+    firmware: str | None = None
+    site: str | None = None
+    assignee: str | None = None
+    unassigned: bool | None = None
+    reporter: str | None = None
+    origin: str | None = None
+    number: int | None = None
+    tags: tuple[str, ...] | None = None
+    text: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    updated_from: datetime | None = None
+    updated_to: datetime | None = None
+
+
+CONDITIONS: Final = {
+    "status": "bugs.status = ANY({}::text[])",
+    "severity": "bugs.severity = ANY({}::text[])",
+    "priority": "bugs.priority = ANY({}::text[])",
+    "category": "bugs.category = ANY({}::text[])",
+    "device": "bugs.device_id = {}",
+    "firmware": "bugs.firmware_version = {}",
+    "site": "bugs.site_code = {}",
+    "assignee": "bugs.assigned_to = {}",
+    "unassigned": "(bugs.assigned_to IS NULL) = {}",
+    "reporter": "bugs.reported_by = {}",
+    "origin": "bugs.origin = {}",
+    "number": "bugs.number = {}",
+    "tags": "bugs.tags @> {}::text[]",
+    "created_from": "bugs.created_at >= {}",
+    "created_to": "bugs.created_at < {}",
+    "updated_from": "bugs.updated_at >= {}",
+    "updated_to": "bugs.updated_at < {}",
+}
+_KEPT: Final = ("status", "severity", "priority", "category")
+"""What `bug_counts` counts by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`total` is exact unless `more_than_counted`."""
+
+    items: list[dict[str, Any]]
+    total: int
+    more_than_counted: bool
+    next: BugCursor | None
+
+
+def where(wanted: BugFilter, audience: Audience) -> tuple[str, list[Any]]:
+    """(SQL over `bugs`, its arguments)"""
+    conditions, arguments = ["true"], []
+    for name, condition in CONDITIONS.items():
+        if (value := getattr(wanted, name)) is not None:
+            one = value[0] if isinstance(value, tuple) and len(value) == 1 and name != "tags" else None
+            arguments.append(one or (list(value) if isinstance(value, tuple) else value))
+            # One value is an equality, which an index can be followed by in order.
+            said = condition.replace(" = ANY({}::text[])", " = {}") if one else condition
+            conditions.append(said.format(f"${len(arguments)}"))
+    if wanted.text is not None:
+        arguments.append(wanted.text)
+        conditions.append(search.matches(audience, f"${len(arguments)}"))
+    return " AND ".join(conditions), arguments
+
+
+async def list_bugs(
+    connection: Connection,
+    wanted: BugFilter,
+    audience: Audience,
+    sort: str = NEWEST,
+    *,
+    after: BugCursor | None = None,
+    skip: int = 0,
+    limit: int = 50,
+) -> Page:
+    records, more = await select(connection, wanted, audience, sort, after=after, skip=skip, limit=limit)
+    total = await count(connection, wanted, audience)
+    items = [as_item(record, audience) for record in records]
+    following = BugCursor.of(records[-1], sort) if more else None
+    return Page(items, min(total, COUNTED), total > COUNTED, following)
+
+
+async def select(
+    connection: Connection,
+    wanted: BugFilter,
+    audience: Audience,
+    sort: str,
+    *,
+    after: BugCursor | None,
+    skip: int = 0,
+    limit: int,
+) -> tuple[Sequence[Row], bool]:
+    """(rows of one page, whether there are more)"""
+    conditions, arguments = where(wanted, audience)
+    order = ORDERS[sort]
+    if after is not None:
+        arguments += [after.sort_value(), after.number]
+        beyond = f"{'<' if order.descending else '>'} (${len(arguments) - 1}, ${len(arguments)})"
+        conditions += f" AND (bugs.{order.column}, bugs.number) {beyond}"
+    way = "DESC" if order.descending else "ASC"
+    records = await connection.fetch(
+        f"SELECT {columns(audience)}, severity_rank, priority_rank FROM bugs WHERE {conditions}"
+        f" ORDER BY bugs.{order.column} {way}, bugs.number {way} LIMIT {limit + 1:d} OFFSET {skip:d}",
+        *arguments,
+    )
+    return records[:limit], len(records) > limit
+
+
+async def count(connection: Connection, wanted: BugFilter, audience: Audience) -> int:
+    """How many fit, counted no further than one beyond COUNTED."""
+    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None}
+    conditions, arguments = where(wanted, audience)
+    if given <= set(_KEPT):
+        source = f"SELECT coalesce(sum(bugs), 0)::int8 FROM bug_counts WHERE {conditions.replace('bugs.', '')}"
+    else:
+        source = f"SELECT count(*) FROM (SELECT FROM bugs WHERE {conditions} LIMIT {COUNTED + 1}) AS found"
+    total: int = await connection.fetchval(source, *arguments)
+    return total

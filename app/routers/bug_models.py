@@ -1,0 +1,366 @@
+"""The shapes of `/api/bugs`: camelCase on the wire; what is not known is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from app.bugs.listing import NEWEST, ORDERS
+from app.bugs.vocabulary import Category, Priority, Severity, Status
+from app.bugs.workflow import STATUSES
+
+_LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+_TEXT = r"^[^\x00]*[^\s\x00][^\x00]*$"
+_WORD = r"^[^\x00-\x1f\x7f]+$"
+Title = Annotated[str, Field(min_length=1, max_length=300, pattern=_LINE)]
+LongText = Annotated[str, Field(min_length=1, max_length=20_000, pattern=_TEXT)]
+CommentText = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_TEXT)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_LINE)]
+Version = Annotated[str, Field(min_length=1, max_length=64, pattern=_LINE)]
+Email = Annotated[str, Field(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")]
+Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=_LINE)]
+Tags = Annotated[list[Tag], Field(max_length=30)]
+SiteCode = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+Sort = Literal["-createdAt", "createdAt", "-updatedAt", "updatedAt", "-severity", "severity", "-priority", "priority",
+               "-number", "number"]  # fmt: skip
+assert set(ORDERS) == set(Sort.__args__)  # type: ignore[attr-defined]
+
+
+class Wire(BaseModel):
+    """camelCase outside, snake_case inside."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+REPORT: dict[str, Any] = {
+    "title": "VL53L8CH sensor timeout",
+    "description": "Device ESP32_LL_01 stops responding after 2 hours",
+    "severity": "high",
+    "priority": "urgent",
+    "category": "hardware",
+    "deviceId": "ESP32_LL_01",
+    "firmwareVersion": "v2.3.1",
+    "reportedBy": "Jean Dupont",
+    "reportedByEmail": "jean@euralis.com",
+    "reproductionSteps": "1. Start device\n2. Wait 2 hours\n3. Observe timeout",
+    "tags": ["sensor", "timeout", "esp32"],
+}
+
+
+class BugReport(Wire):
+    """A new bug."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [REPORT]})
+    title: Title
+    description: LongText
+    severity: Severity
+    priority: Priority
+    category: Category | None = None
+    device_id: Name | None = None
+    firmware_version: Version | None = None
+    site_code: SiteCode | None = None
+    reported_by: Name | None = None
+    reported_by_email: Email | None = None
+    reproduction_steps: LongText | None = None
+    tags: Tags = []
+
+
+class BugChanges(Wire):
+    """What may be changed; a member left out stays as it is, null clears it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "in_progress", "assignedTo": "Marie Martin"}]})
+    title: Title = ""
+    description: LongText = ""
+    severity: Severity = "low"
+    priority: Priority = "low"
+    category: Category | None = None
+    status: Status = "open"
+    assigned_to: Name | None = None
+    resolution: LongText | None = None
+    resolved_by: Name | None = None
+    fixed_in_firmware: Version | None = None
+    device_id: Name | None = None
+    firmware_version: Version | None = None
+    reproduction_steps: LongText | None = None
+    tags: Tags = []
+
+
+class BugLink(Wire):
+    """Another bug, named by a text (`#42`), or like this one."""
+
+    id: UUID
+    number: int
+    title: str
+    status: Status
+    url: str
+
+
+class Similar(BugLink):
+    """`score`, 0 to 1: how alike the titles are."""
+
+    score: float
+
+
+class Reported(Wire):
+    id: UUID
+    message: Literal["Bug report created successfully"] = "Bug report created successfully"
+    status: Status
+    number: int
+    url: str
+
+
+class Bug(Wire):
+    """A bug. Times are the server's. `version` is its ETag: it grows with every change of a member that can be changed,
+    not with comments. `reportedByEmail` is for staff. `occurrences` counts what telemetry saw.
+    """
+
+    id: UUID
+    number: int
+    status: Status
+    title: str
+    description: str
+    severity: Severity
+    priority: Priority
+    category: Category | None
+    device_id: str | None
+    firmware_version: str | None
+    site_code: str | None
+    reported_by: str | None
+    reported_by_email: str | None
+    reproduction_steps: str | None
+    tags: list[str]
+    assigned_to: str | None
+    resolution: str | None
+    resolved_by: str | None
+    fixed_in_firmware: str | None
+    origin: Literal["report", "telemetry"]
+    occurrences: int
+    reopened: int
+    created_at: datetime
+    updated_at: datetime
+    status_changed_at: datetime
+    acknowledged_at: datetime | None
+    assigned_at: datetime | None
+    resolved_at: datetime | None
+    closed_at: datetime | None
+    version: int
+    comment_count: int
+    attachment_count: int
+
+
+class BugDetail(Bug):
+    """With links of the bugs that its description names, and what it may become."""
+
+    references: list[BugLink]
+    allowed_transitions: list[Status]
+
+
+class BugPage(Wire):
+    """`total` is exact up to 10,000; where it is not, there are more."""
+
+    bugs: list[Bug]
+    total: int
+    total_is_exact: bool
+    skip: int
+    limit: int
+    next_cursor: str | None = Field(description="give it back as `cursor` for the next page; null on the last")
+
+
+class Transition(Wire):
+    from_: Status = Field(alias="from")
+    to: list[Status]
+
+
+class Workflow(Wire):
+    initial: Status
+    statuses: list[Status]
+    transitions: list[Transition]
+    requires: dict[str, list[str]]
+
+
+class HistoryEvent(Wire):
+    """`field`, `old` and `new` as they stand on the wire; `actor` is a key's id, `actorName` what it was made for."""
+
+    id: UUID
+    at: datetime
+    version: int
+    is_internal: bool
+    actor: str
+    actor_name: str | None
+    kind: str
+    field: str | None
+    old: Any
+    new: Any
+
+
+class History(Wire):
+    items: list[HistoryEvent]
+    next_cursor: str | None
+
+
+class CommentDraft(Wire):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"comment": "Fixed in firmware v2.3.2", "author": "Marie Martin", "isInternal": False}]
+        }
+    )
+    comment: CommentText
+    author: Name | None = None
+    is_internal: Annotated[bool, Field(strict=True)] = False
+
+
+class CommentEdit(Wire):
+    comment: CommentText
+
+
+class Comment(Wire):
+    id: UUID
+    bug_id: UUID
+    comment: str
+    author: str | None
+    author_id: str
+    is_internal: bool
+    created_at: datetime
+    edited_at: datetime | None
+    references: list[BugLink]
+
+
+class FormerText(Wire):
+    comment: str
+    replaced_at: datetime
+    replaced_by: str
+
+
+class CommentDetail(Comment):
+    """With its former texts, oldest first."""
+
+    former: list[FormerText]
+
+
+class CommentPage(Wire):
+    comments: list[Comment]
+    total: int
+    limit: int
+    next_cursor: str | None
+
+
+class Summary(Wire):
+    """Open counts reopened, in progress counts awaiting_info, closed counts wont_fix and duplicate: the four add up.
+    `resolvedToday` and the average are of bugs that are resolved, or were before they were closed.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "totalBugs": 156, "openBugs": 23, "inProgressBugs": 15, "resolvedBugs": 102, "closedBugs": 16,
+                    "criticalBugs": 5, "highSeverityBugs": 12, "mediumSeverityBugs": 45, "lowSeverityBugs": 94,
+                    "newToday": 3, "resolvedToday": 7, "avgResolutionTimeHours": 48.5,
+                }
+            ]
+        }
+    )  # fmt: skip
+    total_bugs: int
+    open_bugs: int
+    in_progress_bugs: int
+    resolved_bugs: int
+    closed_bugs: int
+    critical_bugs: int
+    high_severity_bugs: int
+    medium_severity_bugs: int
+    low_severity_bugs: int
+    new_today: int
+    resolved_today: int
+    avg_resolution_time_hours: float | None
+
+
+class TrendDay(Wire):
+    date: str = Field(examples=["2026-02-02"])
+    created: int
+    resolved: int
+    open: int
+
+
+class Trends(Wire):
+    days: int
+    items: list[TrendDay]
+
+
+class BugQuery(Wire):
+    """How a list is narrowed, sorted and paged. Several values are separated by commas: one of them must fit, of tags
+    all. Times are ISO 8601, from inclusive, to exclusive.
+    """
+
+    status: str | None = Field(default=None, max_length=200, description=f"of {', '.join(STATUSES)}")
+    severity: str | None = Field(default=None, max_length=100, description="of critical, high, medium, low")
+    priority: str | None = Field(default=None, max_length=100, description="of urgent, high, medium, low")
+    category: str | None = Field(default=None, max_length=200)
+    device: str | None = Field(default=None, max_length=128, pattern=_WORD, description="also `deviceId`")
+    firmware: str | None = Field(default=None, max_length=64, pattern=_WORD, description="also `firmwareVersion`")
+    site: str | None = Field(default=None, max_length=64, pattern=_WORD, description="also `siteCode`")
+    assignee: str | None = Field(default=None, max_length=128, pattern=_WORD, description="also `assignedTo`")
+    unassigned: bool | None = None
+    reporter: str | None = Field(default=None, max_length=128, pattern=_WORD, description="also `reportedBy`")
+    origin: Literal["report", "telemetry"] | None = None
+    number: int | None = Field(default=None, ge=1, lt=2**63)
+    tag: str | None = Field(default=None, max_length=500, pattern=_WORD, description="also `tags`")
+    text: str | None = Field(
+        default=None,
+        max_length=200,
+        pattern=_WORD,
+        description='words, "a phrase", or, -not; in titles, descriptions and comments; also `q`',
+    )
+    created_from: str | None = Field(default=None, max_length=64)
+    created_to: str | None = Field(default=None, max_length=64)
+    updated_from: str | None = Field(default=None, max_length=64)
+    updated_to: str | None = Field(default=None, max_length=64)
+    sort: Sort = NEWEST
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, given: Any) -> Any:
+        """The names that the members of a bug have are good too, once."""
+        if not isinstance(given, dict):
+            return given
+        said = dict(given)
+        for other, name in _OTHER_NAMES.items():
+            if other in said and name not in said:
+                said[name] = said.pop(other)
+        return said
+
+    @field_validator("status", "severity", "priority", "category")
+    @classmethod
+    def _known(cls, value: str | None, info: Any) -> str | None:
+        for one in split(value) or ():
+            if one not in _ALLOWED[info.field_name]:
+                raise ValueError(f"must be of {', '.join(_ALLOWED[info.field_name])}")
+        return value
+
+
+class BugPageQuery(BugQuery):
+    """A page: by `skip`, which goes 10,000 deep, or by `cursor`, which goes as deep as there are bugs."""
+
+    skip: int = Field(default=0, ge=0, le=10_000)
+    limit: int = Field(default=50, ge=1, le=200)
+    cursor: str | None = Field(default=None, max_length=200, description="`nextCursor` of the page before")
+
+
+_OTHER_NAMES = {
+    "deviceId": "device", "firmwareVersion": "firmware", "siteCode": "site", "assignedTo": "assignee",
+    "reportedBy": "reporter", "tags": "tag", "q": "text",
+}  # fmt: skip
+_ALLOWED: dict[str | None, tuple[str, ...]] = {
+    "status": STATUSES,
+    "severity": Severity.__args__,  # type: ignore[attr-defined]
+    "priority": Priority.__args__,  # type: ignore[attr-defined]
+    "category": Category.__args__,  # type: ignore[attr-defined]
+}
+
+
+def split(value: str | None) -> tuple[str, ...] | None:
+    """Values between commas."""
+    return None if value is None else tuple(part.strip() for part in value.split(","))
