@@ -109,6 +109,7 @@ class Opening:
         run("device counts", resources.device_counts.run(resources.reads))
         run("cache upkeep", self._infrastructure.cache.run())
         self._supervisor.closing("cache loads", self._infrastructure.cache.close)
+        resources.bugs.start(run)
         run("access review", self._review_access(resources))
         if shared:
             self.live_bus = LiveBus(

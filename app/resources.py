@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from app.bug_resources import BugTracker, make_bug_tracker
 from app.core.database import Database
 from app.core.errors import CannotStartError
 from app.core.security import KeyRing
@@ -62,10 +63,11 @@ class Resources:
     recorder: SampleRecorder
     device_counts: DeviceCounts
     cached: CachedReads
+    bugs: BugTracker
 
     def report(self, metrics: Metrics) -> None:
         """What pools and queue look like, at a scrape."""
-        for database in (self.reads, self.writes):
+        for database in (self.reads, self.writes, self.bugs.database):
             metrics.pool_size.labels(database.name).set(database.size)
             metrics.pool_available.labels(database.name).set(database.available)
             metrics.pool_waiters.labels(database.name).set(database.waiters)
@@ -75,17 +77,18 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """The pools, not opened: for reading, for writing, and one connection for the background check, which must not
-    wait behind our own load.
+    """The pools, not opened: for reading, for writing, for the bug tracker, and one connection for the background
+    check, which must not wait behind our own load.
     """
 
     reads: Database
     writes: Database
+    bugs: Database
     checks: Database
 
     @property
     def all(self) -> tuple[Database, ...]:
-        return (self.reads, self.writes, self.checks)
+        return (self.reads, self.writes, self.bugs, self.checks)
 
 
 def make_recipes(settings: Settings) -> RecipeBook:
@@ -115,6 +118,7 @@ def make_databases(dsn: str, settings: Settings, infrastructure: Infrastructure)
     return Databases(
         reads=pool("reads", settings.database_reads, settings.query_deadline_s),
         writes=pool("writes", settings.database_writers + WATCHERS, settings.commit_deadline_s),
+        bugs=pool("bugs", settings.database_bugs, settings.query_deadline_s),
         checks=pool("checks", 1, settings.query_deadline_s),
     )
 
@@ -213,4 +217,5 @@ def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, d
         recorder=infrastructure.recorder,
         device_counts=DeviceCounts(infrastructure.metrics, clock, states, lambda: cached.changed([FLEET])),
         cached=cached,
+        bugs=make_bug_tracker(settings, clock, infrastructure, databases.bugs),
     )

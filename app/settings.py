@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     database_reads: int = Field(default=8, ge=1, le=100, description="connections for REST reads")
     database_writers: int = Field(default=3, ge=1, le=16, description="commit groups under way at once")
+    database_bugs: int = Field(default=6, ge=2, le=100, description="connections for the bug tracker")
     query_deadline_s: float = Field(default=5.0, gt=0, le=300)
     commit_deadline_s: float = Field(default=10.0, gt=0, le=300)
 

@@ -30,7 +30,7 @@ async def report(runtime: CurrentRuntime, who: BugReporter, said: models.BugRepo
     """Report a bug. With an Idempotency-Key the same report, sent again within a day, is answered as it was."""
     now = runtime.clock.now()
 
-    async with runtime.resources.reads.connection() as connection:
+    async with runtime.resources.bugs.database.connection() as connection:
 
         async def work() -> dict[str, Any]:
             bug = await tracker.report_bug(connection, said.model_dump(), who.id, now)
@@ -52,7 +52,7 @@ async def report(runtime: CurrentRuntime, who: BugReporter, said: models.BugRepo
 @router.get("/", response_model=models.BugPage)
 async def bug_list(resources: CurrentResources, looker: Looker, page: OnePage) -> dict[str, Any]:
     """Bugs that fit, in pages."""
-    async with resources.reads.connection() as connection:
+    async with resources.bugs.database.connection() as connection:
         found = await listing.list_bugs(
             connection, page.filter, looker, page.sort, after=page.after, skip=page.skip, limit=page.limit
         )
@@ -70,7 +70,7 @@ async def the_workflow(_who: BugReader) -> dict[str, Any]:
 @router.get("/metrics/summary", response_model=models.Summary)
 async def the_summary(runtime: CurrentRuntime, _who: BugReader) -> dict[str, Any]:
     """How many bugs there are; today is a day in TIMEZONE."""
-    async with runtime.resources.reads.connection() as connection:
+    async with runtime.resources.bugs.database.connection() as connection:
         return await summary.summary(connection, runtime.clock.now(), ZoneInfo(runtime.settings.timezone))
 
 
@@ -79,7 +79,7 @@ async def the_trends(
     runtime: CurrentRuntime, _who: BugReader, days: Annotated[int, Query(ge=1, le=3_660)] = 30
 ) -> dict[str, Any]:
     """A row a day, oldest first, today last; days begin in TIMEZONE."""
-    async with runtime.resources.reads.connection() as connection:
+    async with runtime.resources.bugs.database.connection() as connection:
         zone = ZoneInfo(runtime.settings.timezone)
         return {"days": days, "items": await summary.trends(connection, days, runtime.clock.now(), zone)}
 
@@ -87,7 +87,7 @@ async def the_trends(
 @router.get("/{bug_id}", response_model=models.BugDetail)
 async def one(resources: CurrentResources, looker: Looker, bug_id: BugId, response: Response) -> dict[str, Any]:
     """One bug; its ETag is what If-Match wants."""
-    async with resources.reads.connection() as connection:
+    async with resources.bugs.database.connection() as connection:
         item = await one_bug(connection, bug_id, looker)
         return await _detail(connection, item, response)
 
@@ -104,7 +104,7 @@ async def change(
     """Change a bug. With If-Match only the version that you have seen: else 412 tells what was changed meanwhile."""
     looker, now = Audience.of(who), runtime.clock.now()
     wanted = changes.model_dump(exclude_unset=True)
-    async with runtime.resources.reads.connection() as connection:
+    async with runtime.resources.bugs.database.connection() as connection:
         async with connection.transaction():
             await tracker.change_bug(connection, bug_id, wanted, looker, who.id, now, versions)
             item = await one_bug(connection, bug_id, looker)
@@ -122,7 +122,7 @@ async def the_history(
     resources: CurrentResources, looker: Looker, bug_id: BugId, after: After, limit: Limit = 100
 ) -> dict[str, Any]:
     """What was done to a bug, oldest first."""
-    async with resources.reads.connection() as connection:
+    async with resources.bugs.database.connection() as connection:
         items, more = await history.list_history(connection, bug_id, looker, after, limit)
     return {"items": items, "next_cursor": more.encode() if more else None}
 
@@ -135,7 +135,7 @@ async def comment(
     if said.is_internal and not Audience.of(who).is_staff:
         raise ForbiddenError("internal comments are for staff")
     now = runtime.clock.now()
-    async with runtime.resources.reads.connection() as connection:
+    async with runtime.resources.bugs.database.connection() as connection:
 
         async def work() -> dict[str, Any]:
             item = await comments.add_comment(
@@ -159,7 +159,7 @@ async def comment_list(
     resources: CurrentResources, looker: Looker, bug_id: BugId, after: After, limit: Limit = 50
 ) -> dict[str, Any]:
     """What was said about a bug, oldest first."""
-    async with resources.reads.connection() as connection:
+    async with resources.bugs.database.connection() as connection:
         items, total, more = await comments.list_comments(connection, bug_id, looker, after, limit)
     return {"comments": items, "total": total, "limit": limit, "next_cursor": more.encode() if more else None}
 
@@ -169,7 +169,7 @@ async def one_comment(
     resources: CurrentResources, looker: Looker, bug_id: BugId, comment_id: CommentId
 ) -> dict[str, Any]:
     """One comment, with its former texts."""
-    async with resources.reads.connection() as connection:
+    async with resources.bugs.database.connection() as connection:
         return await comments.one_comment(connection, bug_id, comment_id, looker)
 
 
@@ -179,7 +179,7 @@ async def edit_comment(
 ) -> dict[str, Any]:
     """Say it otherwise: who wrote a comment, or an administrator. The former text is kept."""
     now, may_all = runtime.clock.now(), Role.ADMIN in who.roles
-    async with runtime.resources.reads.connection() as connection, connection.transaction():
+    async with runtime.resources.bugs.database.connection() as connection, connection.transaction():
         return await comments.edit_comment(
             connection, bug_id, comment_id, said.comment, Audience.of(who), who.id, now, may_edit_all=may_all
         )
