@@ -11,12 +11,19 @@ from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from app.bugs.uploads import FORM_OVERHEAD_BYTES
 from app.core.clock import SystemClock
 from app.core.graceful_shutdown import SignalChain
 from app.dependencies import single_values
 from app.routers import (
     admin,
     alerts,
+    bug_attachments,
+    bug_exports,
+    bug_figures,
+    bug_links,
+    bug_rules,
+    bug_webhooks,
     bugs,
     exports,
     metrics,
@@ -68,7 +75,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         Middleware(Telemetry, metrics=infrastructure.metrics),
         Middleware(WithoutTrailingSlash),
         Middleware(DrainGate),
-        Middleware(BodyLimit, limit=MAX_BODY_BYTES),
+        Middleware(BodyLimit, limit=MAX_BODY_BYTES, upload_limit=settings.bug_attachment_bytes + FORM_OVERHEAD_BYTES),
         Middleware(Deadline, seconds=settings.request_deadline_s),
         Middleware(Access),
         Middleware(RestLimit, limiter=infrastructure.limits.rest),
@@ -101,11 +108,19 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.runtime = runtime
     problems.install(app)
     app.router.routes[:0] = [*probes.routes, *metrics.routes(settings), *sensors.routes, *realtime.routes, *web.routes]
+    bug_writes = [Depends(single_values), Depends(bug_webhooks.tell_soon)]
+    app.include_router(bug_links.back, dependencies=[Depends(single_values)])
     app.include_router(sqal.router, dependencies=[Depends(single_values)])
     app.include_router(quality.router, dependencies=[Depends(single_values)])
     app.include_router(alerts.router, dependencies=[Depends(single_values)])
     app.include_router(exports.router, dependencies=[Depends(single_values)])
-    app.include_router(bugs.router, dependencies=[Depends(single_values)])
+    app.include_router(bug_exports.router, dependencies=[Depends(single_values)])
+    app.include_router(bug_webhooks.router, dependencies=bug_writes)
+    app.include_router(bug_links.router, dependencies=bug_writes)
+    app.include_router(bug_rules.router, dependencies=bug_writes)
+    app.include_router(bug_attachments.router, dependencies=bug_writes)
+    app.include_router(bug_figures.router, dependencies=[Depends(single_values)])
+    app.include_router(bugs.router, dependencies=bug_writes)
     app.include_router(admin.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)
     return app

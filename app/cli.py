@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -17,6 +16,8 @@ import uvloop
 
 from app import admin
 from app.application import create_app
+from app.cli_bugs import bugs
+from app.command_line import DataDir, ask, quiet_settings, show
 from app.core.errors import AppError, BadRequestError, CannotStartError
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
@@ -32,10 +33,8 @@ from app.sqal.simulator.journal import Journal
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from app.core.database import Connection
     from app.runtime import Runtime
     from app.settings import Settings
 
@@ -46,10 +45,10 @@ quarantine = typer.Typer(no_args_is_help=True, help="Refused messages.")
 cli.add_typer(keys, name="keys")
 cli.add_typer(devices, name="devices")
 cli.add_typer(quarantine, name="quarantine")
+cli.add_typer(bugs, name="bugs")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded database and the admin key.")]
 From = Annotated[str, typer.Option("--from", help="ISO 8601; naive means UTC. Inclusive, on bucket time.")]
 To = Annotated[str, typer.Option("--to", help="Exclusive.")]
 Auth = Annotated[
@@ -150,7 +149,7 @@ async def _demo(settings: Settings, listener: socket.socket, url: str) -> int:
 @cli.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database's schema up to date."""
-    settings = _quiet_settings(data_dir)
+    settings = quiet_settings(data_dir)
     before, after = asyncio.run(admin.migrate_database(settings))
     print(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
@@ -187,7 +186,7 @@ def _range(time_from: str, time_to: str) -> tuple[datetime, datetime]:
 def rollups(time_from: From, time_to: To, data_dir: DataDir = None) -> None:
     """Make the rollups of a time anew from its samples."""
     begin, end = _range(time_from, time_to)
-    hours = _ask(data_dir, lambda connection: make_range_anew(connection, begin, end))
+    hours = ask(data_dir, lambda connection: make_range_anew(connection, begin, end))
     asyncio.run(admin.forget_cached(load_settings(data_dir=data_dir)))
     print(f"{hours:,} hours of devices made anew")
 
@@ -201,7 +200,7 @@ def regrade(
     data_dir: DataDir = None,
 ) -> None:
     """Grade stored samples again and print how the grades shift."""
-    settings = _quiet_settings(data_dir)
+    settings = quiet_settings(data_dir)
     begin, end = _range(time_from, time_to)
     shift = asyncio.run(
         admin.with_database(settings, lambda c: admin.regrade_samples(c, settings, recipe, begin, end, dry_run=dry_run))
@@ -239,26 +238,13 @@ def metrics(as_json: Annotated[bool, typer.Option("--json", help="For machines."
     """Every metric that the service shows: its name, type, labels and meaning, in the order of /metrics."""
     families = Metrics().registry.families.values()
     if as_json:
-        _show([{"name": f.name, "type": f.kind, "labels": f.label_names, "help": f.help} for f in families])
+        show([{"name": f.name, "type": f.kind, "labels": f.label_names, "help": f.help} for f in families])
         return
     rows = [("NAME", "TYPE", "LABELS", "MEANING")]
     rows += [(f.name, f.kind, ",".join(f.label_names) or "-", f.help) for f in families]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for *cells, meaning in rows:
         print(*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), meaning, sep="  ")
-
-
-def _quiet_settings(data_dir: Path | None) -> Settings:
-    configure_logging("warning")
-    return load_settings(data_dir=data_dir)
-
-
-def _ask(data_dir: Path | None, question: Callable[[Connection], Awaitable[Any]]) -> Any:
-    return asyncio.run(admin.with_database(_quiet_settings(data_dir), question))
-
-
-def _show(value: Any) -> None:
-    print(json.dumps(value, default=str, ensure_ascii=False, indent=2))
 
 
 @keys.command("create")
@@ -268,19 +254,19 @@ def keys_create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it, this once."""
-    print(_ask(data_dir, lambda connection: admin.make_key(connection, name, role)))
+    print(ask(data_dir, lambda connection: admin.make_key(connection, name, role)))
 
 
 @keys.command("list")
 def keys_list(data_dir: DataDir = None) -> None:
     """All keys; their secrets are not kept."""
-    _show(_ask(data_dir, admin.all_keys))
+    show(ask(data_dir, admin.all_keys))
 
 
 @keys.command("revoke")
 def keys_revoke(key_id: str, data_dir: DataDir = None) -> None:
     """Make a key useless, within seconds, everywhere."""
-    _ask(data_dir, lambda connection: admin.end_key(connection, key_id))
+    ask(data_dir, lambda connection: admin.end_key(connection, key_id))
     print(f"revoked {key_id}")
 
 
@@ -298,8 +284,8 @@ def devices_set(
     changes = {"site_code": site_code, "profile": profile, "recipe": recipe, "trust_defects": trust_defects}
     changes["in_service"] = in_service
     wanted = {name: value for name, value in changes.items() if value is not None}
-    settings = _quiet_settings(data_dir)
-    _show(asyncio.run(admin.with_database(settings, lambda c: admin.set_device(c, settings, device_id, wanted))))
+    settings = quiet_settings(data_dir)
+    show(asyncio.run(admin.with_database(settings, lambda c: admin.set_device(c, settings, device_id, wanted))))
 
 
 @quarantine.command("list")
@@ -310,14 +296,14 @@ def quarantine_list(
     data_dir: DataDir = None,
 ) -> None:
     """Refused messages, newest first."""
-    settings = _quiet_settings(data_dir)
-    _show(asyncio.run(admin.with_database(settings, lambda c: admin.list_refused(c, settings, device, code, limit))))
+    settings = quiet_settings(data_dir)
+    show(asyncio.run(admin.with_database(settings, lambda c: admin.list_refused(c, settings, device, code, limit))))
 
 
 @quarantine.command("show")
-def quarantine_show(entry_id: UUID, data_dir: DataDir = None) -> None:
+def quarantineshow(entry_id: UUID, data_dir: DataDir = None) -> None:
     """The original bytes of a refused message, to standard output."""
-    settings = _quiet_settings(data_dir)
+    settings = quiet_settings(data_dir)
     raw = asyncio.run(admin.with_database(settings, lambda c: admin.refused_bytes(c, settings, entry_id)))
     sys.stdout.buffer.write(raw)
 
@@ -325,8 +311,8 @@ def quarantine_show(entry_id: UUID, data_dir: DataDir = None) -> None:
 @quarantine.command("replay")
 def quarantine_replay(entry_id: UUID, data_dir: DataDir = None) -> None:
     """Send a refused message through ingest again."""
-    settings = _quiet_settings(data_dir)
-    _show(asyncio.run(admin.with_database(settings, lambda c: admin.replay_refused(c, settings, entry_id))))
+    settings = quiet_settings(data_dir)
+    show(asyncio.run(admin.with_database(settings, lambda c: admin.replay_refused(c, settings, entry_id))))
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def _make_cache(settings: Settings, metrics: Metrics, clock: Clock) -> Cache:
             CacheType("dashboard_metrics", settings.cache_ttl_dashboard_metrics_s),
             CacheType("device_stats", settings.cache_ttl_device_stats_s),
             CacheType("hourly_aggregates", settings.cache_ttl_hourly_aggregates_s),
+            CacheType("bug_summary", settings.cache_ttl_bug_summary_s, strict=True),
+            CacheType("bug_figures", settings.cache_ttl_bug_figures_s),
         ],
         metrics,
         max_entries=settings.cache_max_entries,

@@ -19,7 +19,14 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 MANY = 1e9
 SHUTDOWN_MARGIN_S = 5.0
+MOST_RETRIES = 20
+WEEK_S = 604_800.0
 _SHIFT = re.compile(r"([01]\d|2[0-3]):00\Z")
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*/?\Z")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+/?\Z")
+MOST_SLA_HOURS = 87_600
+_SEVERITIES = {"critical", "high", "medium", "low"}
+_SLA_SHAPE = "must look like critical=1,high=8,medium=24,low=72: each severity once, in hours"
 AuthMode = Literal["open", "keys"]
 
 
@@ -61,6 +68,8 @@ class Settings(BaseSettings):
     cache_ttl_dashboard_metrics_s: float = Field(default=300.0, gt=0, le=86_400)
     cache_ttl_device_stats_s: float = Field(default=900.0, gt=0, le=86_400)
     cache_ttl_hourly_aggregates_s: float = Field(default=600.0, gt=0, le=86_400)
+    cache_ttl_bug_summary_s: float = Field(default=30.0, gt=0, le=86_400)
+    cache_ttl_bug_figures_s: float = Field(default=60.0, gt=0, le=86_400)
     cache_keep_stale_s: float = Field(default=3_600.0, ge=0, le=86_400, description="longer, for when loading fails")
     cache_max_entries: int = Field(default=4_096, ge=1, le=1_000_000)
     cache_max_bytes: int = Field(default=64 * MIB, ge=MIB)
@@ -153,10 +162,48 @@ class Settings(BaseSettings):
     # Bugs.
     bugs_require_if_match: bool = Field(default=False, description="a change without If-Match is refused with 428")
 
+    # Webhooks. An attempt that fails is followed by another one, at the latest so long after it; then by none.
+    webhook_retry_s: Annotated[tuple[float, ...], NoDecode] = (10.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0)
+    webhook_allow_loopback: bool = Field(default=False, description="receivers on this very machine")
+    bug_sla_acknowledge_hours: Annotated[dict[str, float], NoDecode] = Field(
+        default={"critical": 1.0, "high": 8.0, "medium": 24.0, "low": 72.0}, description="critical=1,high=8,..."
+    )
+    bug_sla_resolve_hours: Annotated[dict[str, float], NoDecode] = Field(
+        default={"critical": 24.0, "high": 72.0, "medium": 240.0, "low": 720.0},
+        description="without the time in which a bug awaits information",
+    )
+    bugs_from_telemetry: bool = Field(default=True, description="alerts open bugs, by their rules")
+    bugs_telemetry_every_s: float = Field(default=5.0, ge=0.1, le=3_600, description="how often alerts are looked at")
+
+    # Attachments of bugs: in a folder (by default of DATA_DIR), or in a bucket that speaks S3.
+    bug_attachment_bytes: int = Field(default=25 * MIB, ge=1_024, le=40 * GIB, description="for each file")
+    bug_attachments_per_bug: int = Field(default=100, ge=1, le=10_000, description="internal ones as many again")
+    bug_uploads_at_once: int = Field(default=4, ge=1, le=100, description="in this process; more are refused with 503")
+    upload_idle_s: float = Field(default=30.0, gt=0, le=600, description="then a client that sends nothing is given up")
+    bug_attachments_dir: Path | None = None
+    bug_attachments_url: str | None = Field(default=None, description="s3://bucket/prefix, of this database alone")
+    bug_attachments_s3_endpoint: str | None = Field(default=None, description="https://..., or http:// for plain HTTP")
+    bug_attachments_s3_region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
+    bug_attachments_s3_access_key: SecretStr | None = None
+    bug_attachments_s3_secret_key: SecretStr | None = None
+
     @field_validator("cors_origins", "sites", "shifts", "trusted_proxies", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("webhook_retry_s", mode="before")
+    @classmethod
+    def _seconds(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("webhook_retry_s")
+    @classmethod
+    def _ever_longer(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        ascending = 1 <= len(value) <= MOST_RETRIES and list(value) == sorted(value)
+        if not ascending or not 0 < value[0] <= value[-1] <= WEEK_S:
+            raise ValueError(f"must be 1 to {MOST_RETRIES} waits in seconds, none shorter than the one before")
+        return value
 
     @field_validator("site_recipes", mode="before")
     @classmethod
@@ -169,6 +216,22 @@ class Settings(BaseSettings):
         if len({site.strip() for site, _, _ in parts}) < len(parts):
             raise ValueError("names a site twice")
         return {site.strip(): recipe.strip() for site, _, recipe in parts}
+
+    @field_validator("bug_sla_acknowledge_hours", "bug_sla_resolve_hours", mode="before")
+    @classmethod
+    def _hours_by_severity(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        try:
+            hours = {name.strip(): float(number) for name, _, number in parts}
+        except ValueError as error:
+            raise ValueError(_SLA_SHAPE) from error
+        if len(parts) != len(_SEVERITIES) or hours.keys() != _SEVERITIES:
+            raise ValueError(_SLA_SHAPE)
+        if not all(0 < number <= MOST_SLA_HOURS for number in hours.values()):
+            raise ValueError(f"hours must be more than 0 and at most {MOST_SLA_HOURS}")
+        return hours
 
     @field_validator("cors_origins")
     @classmethod
@@ -253,6 +316,32 @@ class Settings(BaseSettings):
     @property
     def shutdown_budget_s(self) -> float:
         return self.shutdown_propagation_s + self.shutdown_deadline_s + self.shutdown_requests_s + self.shutdown_close_s
+
+    @field_validator("bug_attachments_url")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value is not None and not _BUCKET.match(value):
+            raise ValueError("must look like s3://bucket or s3://bucket/prefix")
+        return value
+
+    @field_validator("bug_attachments_s3_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not _ENDPOINT.match(value):
+            raise ValueError("must look like https://host or http://host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _one_store_of_attachments(self) -> Settings:
+        s3 = ("endpoint", "region", "access_key", "secret_key")
+        given = [f"BUG_ATTACHMENTS_S3_{name.upper()}" for name in s3 if getattr(self, f"bug_attachments_s3_{name}")]
+        if self.bug_attachments_url is None and given:
+            raise ValueError(f"{given[0]} needs BUG_ATTACHMENTS_URL")
+        if self.bug_attachments_url is not None and self.bug_attachments_dir is not None:
+            raise ValueError("BUG_ATTACHMENTS_URL and BUG_ATTACHMENTS_DIR do not go together")
+        if (self.bug_attachments_s3_access_key is None) != (self.bug_attachments_s3_secret_key is None):
+            raise ValueError("BUG_ATTACHMENTS_S3_ACCESS_KEY and BUG_ATTACHMENTS_S3_SECRET_KEY go together")
+        return self
 
     @model_validator(mode="after")
     def _safe_in_production(self) -> Settings:

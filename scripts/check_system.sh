@@ -23,6 +23,12 @@ trap cleanup EXIT INT TERM
 (cd / && as "$bin/initdb" -D "$folder/data" -U gaveurs --auth=trust --encoding=UTF8 --locale=C >/dev/null)
 (cd / && as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/log" -o "-c listen_addresses= -c unix_socket_directories=$folder" start >/dev/null)
 "$bin/postgres" --version
+# The bug tracker's script by psql itself, twice, and the migrations on top of it.
+"$bin/createdb" -h "$folder" -U gaveurs by_script
+for _ in 1 2; do
+	PGOPTIONS=-cclient_min_messages=warning "$bin/psql" -X -q -h "$folder" -U gaveurs -d by_script -f scripts/bug_tracking_schema.sql
+done
+DATABASE_URL="postgresql://gaveurs@/by_script?host=$folder" .venv/bin/gaveurs migrate
 TEST_DATABASE_URL="postgresql://gaveurs@/postgres?host=$folder" .venv/bin/python -m pytest tests/integration
 chromium --version
 .venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider" tests/browser

@@ -128,7 +128,12 @@ class Server:
         self, path: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, dict[str, str]]:
         data = None if body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json"} if body is not None else {}
+        return self.request_raw(path, data, method=method, headers=headers)
+
+    def request_raw(
+        self, path: str, data: bytes | None, *, method: str = "POST", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        sent = {"Content-Type": "application/json"} if data is not None else {}
         asked = urllib.request.Request(self.url + path, data=data, method=method, headers=sent | (headers or {}))
         try:
             with urllib.request.urlopen(asked, timeout=10) as answer:

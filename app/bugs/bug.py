@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from app.bugs.audience import Audience
+    from app.bugs.service_levels import ServiceLevels
     from app.core.database import Connection, Row
 
 REPORTED: Final = (
@@ -39,22 +40,26 @@ def columns(audience: Audience) -> str:
     return f"{', '.join(f'bugs.{name}' for name in COLUMNS)}, ({attached}) AS attachments"
 
 
-def as_item(record: Row, audience: Audience) -> dict[str, Any]:
-    """A bug as REST shows it. Who reported it can be written to by staff alone."""
+def as_item(record: Row, audience: Audience, levels: ServiceLevels | None = None) -> dict[str, Any]:
+    """A bug as REST shows it, with how it stands by `levels` where they are given. Who reported it can be written to by
+    staff alone.
+    """
     item = {name: record[name] for name in SHOWN}
     item["comment_count"] = record["comments"] + (record["internal_comments"] if audience.is_staff else 0)
     item["attachment_count"] = record["attachments"]
     if not audience.is_staff:
         item["reported_by_email"] = None
-    return item
+    return item if levels is None else item | {"sla": levels.of(record)}
 
 
-async def one_bug(connection: Connection, bug_id: UUID, audience: Audience) -> dict[str, Any]:
+async def one_bug(
+    connection: Connection, bug_id: UUID, audience: Audience, levels: ServiceLevels | None = None
+) -> dict[str, Any]:
     """NotFoundError for an unknown id."""
     record = await connection.fetchrow(f"SELECT {columns(audience)} FROM bugs WHERE id = $1", bug_id)
     if record is None:
         raise NotFoundError(NO_SUCH_BUG)
-    return as_item(record, audience)
+    return as_item(record, audience, levels)
 
 
 async def hold_bug(connection: Connection, bug_id: UUID) -> asyncpg.Record:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.bugs.bug import NO_SUCH_BUG
+from app.bugs.deliveries import ENQUEUE
 from app.core.cursor import Cursor
 from app.core.errors import NotFoundError
 from app.core.ids import uuid7
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from app.bugs.audience import Audience
     from app.core.database import Connection, Row
 
-INSERT: Final = """
-    INSERT INTO bug_events (id, bug_id, at, version, is_internal, actor, kind, field, old, new)
-    SELECT id, $2, $3, $4, is_internal, $5, kind, field, old::jsonb, new::jsonb
-    FROM unnest($1::uuid[], $6::bool[], $7::text[], $8::text[], $9::text[], $10::text[])
-         AS told (id, is_internal, kind, field, old, new)
+# With what webhooks are told of it: in one statement, which costs nothing more where there are none.
+INSERT: Final = f"""
+    WITH told AS (
+        INSERT INTO bug_events (id, bug_id, at, version, is_internal, actor, kind, field, old, new)
+        SELECT id, $2, $3, $4, is_internal, $5, kind, field, old::jsonb, new::jsonb
+        FROM unnest($1::uuid[], $6::bool[], $7::text[], $8::text[], $9::text[], $10::text[])
+             AS given (id, is_internal, kind, field, old, new)
+        RETURNING id, is_internal, kind, field, old, new
+    ) {ENQUEUE}
 """
 # The name that an API key was made under says who that is.
 SELECT: Final = """

@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from app.bugs import search
 from app.bugs.bug import as_item, columns
+from app.bugs.search import Search
 from app.core import cursor as cursors
 from app.core.errors import BadCursorError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.bugs.audience import Audience
+    from app.bugs.service_levels import LevelFilter, ServiceLevels
     from app.core.database import Connection, Row
 
 COUNTED: Final = 10_000
@@ -108,6 +109,7 @@ class BugFilter:
     created_to: datetime | None = None
     updated_from: datetime | None = None
     updated_to: datetime | None = None
+    sla: LevelFilter | None = None
 
 
 CONDITIONS: Final = {
@@ -117,18 +119,17 @@ CONDITIONS: Final = {
     "category": "bugs.category = ANY({}::text[])",
     "device": "bugs.device_id = {}",
     "firmware": "bugs.firmware_version = {}",
-    "site": "bugs.site_code = {}",
     "assignee": "bugs.assigned_to = {}",
-    "unassigned": "(bugs.assigned_to IS NULL) = {}",
     "reporter": "bugs.reported_by = {}",
-    "origin": "bugs.origin = {}",
     "number": "bugs.number = {}",
-    "tags": "bugs.tags @> {}::text[]",
     "created_from": "bugs.created_at >= {}",
     "created_to": "bugs.created_at < {}",
     "updated_from": "bugs.updated_at >= {}",
     "updated_to": "bugs.updated_at < {}",
 }
+_TIMES: Final = {"created_from", "created_to", "updated_from", "updated_to"}
+_IN_ORDER: Final = tuple(frozenset({name}) for name in ("device", "firmware", "assignee", "reporter", "number"))
+"""Each of these has an index in the order of creation, or leaves next to nothing."""
 _KEPT: Final = ("status", "severity", "priority", "category")
 """What `bug_counts` counts by."""
 
@@ -143,19 +144,19 @@ class Page:
     next: BugCursor | None
 
 
-def where(wanted: BugFilter, audience: Audience) -> tuple[str, list[Any]]:
-    """(SQL over `bugs`, its arguments)"""
+def where(wanted: BugFilter) -> tuple[str, list[Any]]:
+    """(SQL over `bugs`, its arguments), of what needs no search (app/bugs/search.py)."""
     conditions, arguments = ["true"], []
     for name, condition in CONDITIONS.items():
         if (value := getattr(wanted, name)) is not None:
-            one = value[0] if isinstance(value, tuple) and len(value) == 1 and name != "tags" else None
+            one = value[0] if isinstance(value, tuple) and len(value) == 1 else None
             arguments.append(one or (list(value) if isinstance(value, tuple) else value))
             # One value is an equality, which an index can be followed by in order.
             said = condition.replace(" = ANY({}::text[])", " = {}") if one else condition
             conditions.append(said.format(f"${len(arguments)}"))
-    if wanted.text is not None:
-        arguments.append(wanted.text)
-        conditions.append(search.matches(audience, f"${len(arguments)}"))
+    if wanted.sla is not None:
+        conditions.append(wanted.sla.condition(len(arguments) + 1))
+        arguments += wanted.sla.levels.arguments()
     return " AND ".join(conditions), arguments
 
 
@@ -168,12 +169,19 @@ async def list_bugs(
     after: BugCursor | None = None,
     skip: int = 0,
     limit: int = 50,
+    levels: ServiceLevels | None = None,
 ) -> Page:
     records, more = await select(connection, wanted, audience, sort, after=after, skip=skip, limit=limit)
     total = await count(connection, wanted, audience)
-    items = [as_item(record, audience) for record in records]
+    items = [as_item(record, audience, levels) for record in records]
     following = BugCursor.of(records[-1], sort) if more else None
     return Page(items, min(total, COUNTED), total > COUNTED, following)
+
+
+def is_searched(wanted: BugFilter) -> bool:
+    """Whether it is looked up among documents, whose index meets any number of conditions at once."""
+    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None} - _TIMES - {"sla"}
+    return bool(given) and given not in _IN_ORDER
 
 
 async def select(
@@ -187,26 +195,56 @@ async def select(
     limit: int,
 ) -> tuple[Sequence[Row], bool]:
     """(rows of one page, whether there are more)"""
-    conditions, arguments = where(wanted, audience)
     order = ORDERS[sort]
+    if is_searched(wanted):
+        beyond = (after.sort_value(), after.number) if after else None
+        records = await _by_words(connection, wanted, audience, order, beyond, skip, limit + 1)
+        return records[:limit], len(records) > limit
+    conditions, arguments = where(wanted)
     if after is not None:
         arguments += [after.sort_value(), after.number]
-        beyond = f"{'<' if order.descending else '>'} (${len(arguments) - 1}, ${len(arguments)})"
-        conditions += f" AND (bugs.{order.column}, bugs.number) {beyond}"
+        sign = "<" if order.descending else ">"
+        conditions += f" AND (bugs.{order.column}, bugs.number) {sign} (${len(arguments) - 1}, ${len(arguments)})"
     way = "DESC" if order.descending else "ASC"
     records = await connection.fetch(
-        f"SELECT {columns(audience)}, severity_rank, priority_rank FROM bugs WHERE {conditions}"
+        f"{_select(audience)} WHERE {conditions}"
         f" ORDER BY bugs.{order.column} {way}, bugs.number {way} LIMIT {limit + 1:d} OFFSET {skip:d}",
         *arguments,
     )
     return records[:limit], len(records) > limit
 
 
+def _select(audience: Audience) -> str:
+    return f"SELECT {columns(audience)}, severity_rank, priority_rank FROM bugs"
+
+
+async def _by_words(
+    connection: Connection,
+    wanted: BugFilter,
+    audience: Audience,
+    order: Order,
+    after: tuple[Any, int] | None,
+    skip: int,
+    limit: int,
+) -> Sequence[Row]:
+    async with connection.transaction():
+        search = await Search.begin(connection, wanted, audience)
+        numbers = (await search.numbers(order, after, skip + limit))[skip:] if search else []
+        records = await connection.fetch(f"{_select(audience)} WHERE number = ANY($1)", numbers) if numbers else []
+    found = {record["number"]: record for record in records}
+    return [found[number] for number in numbers if number in found]
+
+
 async def count(connection: Connection, wanted: BugFilter, audience: Audience) -> int:
     """How many fit, counted no further than one beyond COUNTED."""
     given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None}
-    conditions, arguments = where(wanted, audience)
-    if given <= set(_KEPT):
+    kept = given <= set(_KEPT)
+    if is_searched(wanted) and not kept:
+        async with connection.transaction():
+            search = await Search.begin(connection, wanted, audience)
+            return await search.count(COUNTED + 1) if search else 0
+    conditions, arguments = where(wanted)
+    if kept:
         source = f"SELECT coalesce(sum(bugs), 0)::int8 FROM bug_counts WHERE {conditions.replace('bugs.', '')}"
     else:
         source = f"SELECT count(*) FROM (SELECT FROM bugs WHERE {conditions} LIMIT {COUNTED + 1}) AS found"

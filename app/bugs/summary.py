@@ -1,14 +1,22 @@
-"""How many bugs there are, and how it went day by day: read from figures that triggers keep, so at any size at once."""
+"""How many bugs there are, and how it went day by day: read from figures that triggers keep, so at any size at once;
+and how figures are read through the cache.
+"""
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from zoneinfo import ZoneInfo
 
+    from app.core.cache import Cache
+    from app.core.cache_entry import Cached
     from app.core.database import Connection
+
+    Load = Callable[[], Awaitable[bytes]]
 
 SUMMARY: Final = """
     SELECT coalesce(sum(bugs), 0)::int8 AS total_bugs,
@@ -31,7 +39,31 @@ UNSETTLED: Final = """
     SELECT coalesce(sum(bugs), 0)::int8 FROM bug_counts
     WHERE status IN ('open', 'in_progress', 'awaiting_info', 'reopened')
 """
+BUGS: Final = "bugs"
 FLOW: Final = "SELECT bucket, created, resolved, opened FROM bug_flow WHERE bucket >= $1 ORDER BY bucket"
+
+
+class CachedFigures:
+    """Figures as JSON, from the cache. A summary shows every change that this process was told of by `changed` before;
+    other figures may be older by two seconds.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    async def summary(self, today: date, load: Load) -> Cached:
+        """By day: the figures of today end with it."""
+        return await self._cache.get_or_load("bug_summary", f"bugs:summary:{today}", load, tags=(BUGS,))
+
+    async def figures(self, asked: tuple[object, ...], load: Load) -> Cached:
+        said = json.dumps([None if part is None else str(part) for part in asked])
+        return await self._cache.get_or_load("bug_figures", f"bugs:figures:{said}", load, tags=(BUGS,))
+
+    def changed(self) -> None:
+        """Bugs were reported or changed, and that is committed. Marked, not removed: what is loading now is passed over
+        by later readers, what Redis holds is known to be older, and should the database go away the old one is there.
+        """
+        self._cache.mark([BUGS])
 
 
 def begin_of(day: date, zone: ZoneInfo) -> datetime:

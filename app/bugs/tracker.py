@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.alias_generators import to_camel
 
-from app.bugs import history, workflow
+from app.bugs import history, links, workflow
 from app.bugs.bug import CHANGEABLE, REPORTED, hold_bug
 from app.bugs.history import Event
 from app.core.clock import iso
@@ -66,24 +66,36 @@ async def change_bug(
     if_match: Collection[int] | None = None,
 ) -> asyncpg.Record:
     """Change members of CHANGEABLE, in the caller's transaction; nothing happens where they are as wanted already.
+    `duplicate_of` among them makes (None removes) the link that says of which bug it is a duplicate.
 
     `if_match`: the versions that the change is good for, None for any. Raises NotFoundError, StaleError,
     workflow.TransitionError (with what is allowed), BadRequestError.
     """
+    linking = "duplicate_of" in changes
+    held = await links.hold_duplicate(connection, bug_id, changes["duplicate_of"]) if linking else {}
     bug = await hold_bug(connection, bug_id)
     if if_match is not None and bug["version"] not in if_match:
         since = max(if_match, default=0)
         raise StaleError(bug["version"], await history.changes_since(connection, bug_id, audience, since))
     now = max(now, bug["updated_at"])  # a clock that runs behind another replica's takes no time back
-    written = workflow.move(bug, changes, now)
-    if not written:
-        return bug
+    written = workflow.move(bug, {name: value for name, value in changes.items() if name != "duplicate_of"}, now)
+    if written:
+        bug = await _write(connection, bug, written, actor, now)
+    if linking:
+        await links.set_duplicate(connection, bug_id, changes["duplicate_of"], held | {bug_id: bug}, actor, now)
+    return bug
+
+
+async def _write(
+    connection: Connection, bug: asyncpg.Record, written: dict[str, Any], actor: str, now: datetime
+) -> asyncpg.Record:
+    """The next version, with its events."""
     written |= {"updated_at": now, "version": bug["version"] + 1}
     assignments = ", ".join(f"{name} = ${number}" for number, name in enumerate(written, 2))
     changed = await connection.fetchrow(
-        f"UPDATE bugs SET {assignments} WHERE id = $1 RETURNING *", bug_id, *written.values()
+        f"UPDATE bugs SET {assignments} WHERE id = $1 RETURNING *", bug["id"], *written.values()
     )
     assert changed is not None
     events = [Event("changed", to_camel(name), bug[name], changed[name]) for name in CHANGEABLE if name in written]
-    await history.record(connection, bug_id, changed["version"], actor, now, events)
+    await history.record(connection, bug["id"], changed["version"], actor, now, events)
     return changed

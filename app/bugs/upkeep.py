@@ -1,4 +1,4 @@
-"""What of the tracker goes by itself: answers that nobody will ask for again."""
+"""What of the tracker goes by itself: answers that nobody will ask for again, files that nothing names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from app.core.errors import AppError
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
+    from app.bugs.attachment_sweep import AttachmentSweep
     from app.core.clock import Clock
     from app.core.database import Database
 
@@ -23,8 +24,9 @@ log = get_logger("gaveurs.bugs")
 class BugUpkeep:
     """The task that forgets. Each process may do it: a second time changes nothing."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, sweep: AttachmentSweep) -> None:
         self._clock = clock
+        self._sweep = sweep
 
     async def run(self, database: Database) -> None:
         """Look every few minutes; runs until cancelled."""
@@ -32,6 +34,7 @@ class BugUpkeep:
             try:
                 async with database.connection(DEADLINE_S) as connection:
                     await forget_old(connection, self._clock.now())
+                await self._sweep.when_due(database)
             except AppError as error:
                 log.warning("the upkeep of bugs cannot work", reason=error.code)
             except asyncpg.PostgresError:

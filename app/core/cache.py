@@ -1,8 +1,9 @@
 """The cache: a bounded table in this process over Redis, with one load at a time for each key.
 
 A value is served for the time of its type at most. Before that, once its subject changed (`mark`), it is served for
-`min_reload_s` from when it was made and then loaded again. When loading fails because something is away, the old value
-is served with its age for as long as it is kept. Without Redis, or while it does not answer, the table alone serves.
+`min_reload_s` from when it was made and then loaded again; one of a strict type is loaded again at once. When loading
+fails because something is away, the old value is served with its age for as long as it is kept. Without Redis, or while
+it does not answer, the table alone serves.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from math import inf, nextafter
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from app.core.cache_entry import Cached, CacheType, Entry, LocalStore, Marks
 from app.core.cache_store import ANYTHING, Loader, Newer, Ordered, SharedStore, matches
@@ -60,6 +62,7 @@ class Cache:
         self._monotonic = monotonic
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._flights: dict[str, asyncio.Task[tuple[Entry, str]]] = {}
+        self._begun: WeakKeyDictionary[asyncio.Task[tuple[Entry, str]], float] = WeakKeyDictionary()
         self._shared: SharedStore | None = None
         self._metrics = metrics
         self._hits = {name: metrics.cache_hits.labels(name) for name in self.types}
@@ -85,7 +88,7 @@ class Cache:
         now = self._monotonic()
         name = f"{kind}|{key}"
         entry = self._local.get(name)
-        if entry is None or not self._is_fresh(entry, now):
+        if entry is None or not self._is_fresh(kind, entry, now):
             return await self._wait_for(kind, name, loader, tags, now, deadline_s)
         self._local.touch(name)
         self._hits[kind].inc()
@@ -96,9 +99,22 @@ class Cache:
         self._get_latency.observe(self._monotonic() - now)
         return hit
 
-    def _is_fresh(self, entry: Entry, now: float) -> bool:
-        young = now - entry.made_at < self._min_reload_s
+    def _is_fresh(self, kind: str, entry: Entry, now: float) -> bool:
+        young = now - entry.made_at < self._min_reload_s and not self._is_overtaken(kind, entry)
         return now < entry.fresh_until and (young or self._is_current(entry, now))
+
+    def _is_overtaken(self, kind: str, entry: Entry) -> bool:
+        """Whether a change is known that an entry of a strict kind does not show."""
+        return self.types[kind].strict and self._marks.changed_since(entry.made_at, entry.tags)
+
+    def _is_quiet(self, kind: str, entry: Entry, now: float) -> bool:
+        """Whether a load failed just now; where nothing may be overtaken, since the last change."""
+        changed = self.types[kind].strict and self._marks.changed_since(entry.quiet_until - QUIET_S, entry.tags)
+        return now < entry.quiet_until and not changed
+
+    def _began_too_early(self, kind: str, flight: asyncio.Task[tuple[Entry, str]], tags: tuple[str, ...]) -> bool:
+        """Whether what this flight brings may be overtaken by a change that is known already."""
+        return self.types[kind].strict and self._marks.changed_since(self._begun[flight], tags)
 
     @property
     def _hears_all(self) -> bool:
@@ -108,11 +124,13 @@ class Cache:
         self, kind: str, name: str, loader: Loader, tags: tuple[str, ...], now: float, deadline_s: float | None
     ) -> Cached:
         old = self._local.get(name)
-        if old is not None and now < old.quiet_until and now < old.dead_at:
+        if old is not None and now < old.dead_at and self._is_quiet(kind, old, now):
             return self._stale(kind, old, now)
-        flight = self._flights.get(name) or self._launch(kind, name, loader, tags)
+        flight = self._flights.get(name)
+        if flight is None or self._began_too_early(kind, flight, tags):
+            flight = self._launch(kind, name, loader, tags)
         patience_s = deadline_s
-        if old is not None and now < old.dead_at:
+        if old is not None and now < old.dead_at and not self._is_overtaken(kind, old):
             patience_s = min(SOFT_TIMEOUT_S, deadline_s or SOFT_TIMEOUT_S)
         await asyncio.wait({flight}, timeout=patience_s)  # cancels nothing but this wait
         if not flight.done():
@@ -150,6 +168,7 @@ class Cache:
     def _launch(self, kind: str, name: str, loader: Loader, tags: tuple[str, ...]) -> asyncio.Task[tuple[Entry, str]]:
         flight = asyncio.create_task(self._fill(kind, name, loader, tags), name=f"load {name}")
         self._flights[name] = flight
+        self._begun[flight] = self._monotonic()
 
         def landed(task: asyncio.Task[tuple[Entry, str]]) -> None:
             if self._flights.get(name) is task:
@@ -170,7 +189,7 @@ class Cache:
             if found is not None and kept and (old is None or old.made_at < found.made_at):
                 found.tags = tags
                 self._local.put(name, found)
-                if self._is_fresh(found, began):
+                if self._is_fresh(kind, found, began):
                     return found, "l2"
         started = self._monotonic()
         value = await self._load(kind, loader)

@@ -18,12 +18,14 @@ REFRESH_AT: Final = 0.8  # of its time: from here on a read renews it behind its
 @dataclass(frozen=True, slots=True)
 class CacheType:
     """A kind of cached value: for how long one is served, and how much shorter, at random, so that many which were made
-    together do not end together.
+    together do not end together. `strict`: a value that is older than the last known change of its subject is served
+    only where no newer one can be loaded, however young it is.
     """
 
     name: str
     ttl_s: float
     jitter: float = 0.1
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if not self.ttl_s > 0:

@@ -43,11 +43,12 @@ class Row(Protocol):
 
 CONNECT_DEADLINE_S = 3.0
 # SQLSTATE classes that say "not now" about the server, not about what was asked: connection, resources, operator
-# intervention, system error, and read-only or serialisation trouble that a later try does not meet. 23514 too: our
-# tables have no checks but their partitions' bounds, which move when a partition is made or dropped.
+# intervention, system error, and read-only or serialisation trouble that a later try does not meet. 23514 too, where it
+# names no constraint: it is about partitions' bounds, which move when a partition is made or dropped.
 AWAY_CLASSES = ("08", "53", "57", "58")
 READ_ONLY = "25006"
-COLLISIONS = ("40001", "40P01", "55P03", "55006", "23514")
+CHECK_VIOLATION = "23514"
+COLLISIONS = ("40001", "40P01", "55P03", "55006", CHECK_VIOLATION)
 AWAY_CODES = (READ_ONLY, *COLLISIONS)
 
 
@@ -55,6 +56,8 @@ def is_away(error: BaseException) -> bool:
     """Whether an error of the driver means that the database cannot serve now (and a later try may succeed)."""
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
+        if code == CHECK_VIOLATION and getattr(error, "constraint_name", None):
+            return False
         return code[:2] in AWAY_CLASSES or code in AWAY_CODES
     # A closed connection is an InterfaceError; a failed encoding of an argument is one too, but also a ValueError. One
     # that the server has ended, used before we have read its end, is an InternalClientError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class AppError(Exception):
 
     status = 500
     code = "internal_error"
+    more: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self, detail: str, *, retry_after_s: float | None = None, more: Mapping[str, Any] | None = None
@@ -25,7 +27,8 @@ class AppError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.more = more or {}
+        if more is not None:
+            self.more = more
 
 
 class BadRequestError(AppError):

@@ -10,7 +10,9 @@ from typing import Final
 from app.core.metric_types import Registry
 
 ENDPOINTS: Final = ("sensors", "realtime")
-CACHE_TYPES: Final = ("latest_sample", "dashboard_metrics", "device_stats", "hourly_aggregates")
+CACHE_TYPES: Final = (
+    "latest_sample", "dashboard_metrics", "device_stats", "hourly_aggregates", "bug_summary", "bug_figures"
+)  # fmt: skip
 CACHE_OPERATIONS: Final = ("get", "set", "delete")
 QUERY_TYPES: Final = ("select", "insert", "update", "delete", "copy", "commit", "other")
 OUTCOMES: Final = ("allowed", "refused")
@@ -32,6 +34,9 @@ class Metrics:
         self._declare_database()
         self._declare_sockets()
         self._declare_business()
+        self._declare_bugs()
+        self._declare_attachments()
+        self._declare_webhooks()
         self._declare_protection()
         self._declare_process()
 
@@ -142,6 +147,30 @@ class Metrics:
         self.throughput = new.gauge("samples_throughput_per_second", f"Rate {window}.")
         self.average_score = new.gauge("average_quality_score", f"Average score, 0 to 1, {window}.")
         self.devices = new.gauge("devices", "Devices by site and state.", ("site", "state"))
+
+    def _declare_bugs(self) -> None:
+        new = self.registry
+        self.bugs_open = new.gauge("bugs_open", "Bugs that are neither resolved nor closed.", ("severity",))
+        self.bugs_resolved_today = new.gauge(
+            "bugs_resolved_today", "Bugs whose resolution is of today, which begins in TIMEZONE."
+        )
+        self.bugs_average_resolution = new.gauge(
+            "bugs_average_resolution_hours", "From report to resolution, of all bugs that are or were resolved."
+        )
+
+    def _declare_attachments(self) -> None:
+        new = self.registry
+        self.orphans_swept = new.counter(
+            "bug_attachment_orphans_swept_total", "Files of bugs that nothing named any more, deleted."
+        )
+
+    def _declare_webhooks(self) -> None:
+        new = self.registry
+        self.webhook_deliveries = new.counter(
+            "webhook_deliveries_total", "Attempts to deliver to webhooks, and what they came to.", ("outcome",)
+        )
+        self.webhook_waiting = new.gauge("webhook_deliveries_waiting", "Deliveries to webhooks that wait, of all.")
+        self.webhook_deliveries.prepare([("delivered",), ("retried",), ("dead",)])
 
     def _declare_protection(self) -> None:
         new = self.registry

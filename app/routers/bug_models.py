@@ -36,6 +36,12 @@ class Wire(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
+class Said(Wire):
+    """What clients send: by the names of the wire alone."""
+
+    model_config = ConfigDict(populate_by_name=False)
+
+
 REPORT: dict[str, Any] = {
     "title": "VL53L8CH sensor timeout",
     "description": "Device ESP32_LL_01 stops responding after 2 hours",
@@ -51,7 +57,7 @@ REPORT: dict[str, Any] = {
 }
 
 
-class BugReport(Wire):
+class BugReport(Said):
     """A new bug."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [REPORT]})
@@ -69,7 +75,7 @@ class BugReport(Wire):
     tags: Tags = []
 
 
-class BugChanges(Wire):
+class BugChanges(Said):
     """What may be changed; a member left out stays as it is, null clears it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "in_progress", "assignedTo": "Marie Martin"}]})
@@ -87,6 +93,7 @@ class BugChanges(Wire):
     firmware_version: Version | None = None
     reproduction_steps: LongText | None = None
     tags: Tags = []
+    duplicate_of: UUID | None = Field(default=None, description="with the status duplicate: of which bug")
 
 
 class BugLink(Wire):
@@ -111,6 +118,11 @@ class Reported(Wire):
     status: Status
     number: int
     url: str
+    similar: list[Similar] = Field(default=[], description="reported before, with titles like this one's")
+
+
+class SimilarBugs(Wire):
+    items: list[Similar]
 
 
 class Bug(Wire):
@@ -152,17 +164,59 @@ class Bug(Wire):
     attachment_count: int
 
 
-class BugDetail(Bug):
-    """With links of the bugs that its description names, and what it may become."""
+class ServiceLevel(Wire):
+    """`dueAt` is null where the clock stands still: while a bug awaits information, is resolved or closed."""
+
+    target_hours: float
+    elapsed_hours: float
+    due_at: datetime | None
+    state: Literal["running", "met", "breached", "paused"]
+
+
+class ServiceLevels(Wire):
+    acknowledge: ServiceLevel
+    resolve: ServiceLevel
+
+
+class ShownBug(Bug):
+    """A bug, and how it stands now by the targets of its severity."""
+
+    sla: ServiceLevels
+
+
+class Link(Wire):
+    """What a bug is about: members that its kind has not are null. Of another bug, `bugId`, `relation` is as seen from
+    here. `evidenceUrl`: where a linked sample is shown as it was when it was linked.
+    """
+
+    id: UUID
+    kind: Literal["device", "firmware", "lot", "sample", "bug"]
+    device_id: str | None
+    firmware: str | None
+    lot: str | None
+    sample_id: str | None
+    device_time: datetime | None
+    relation: Literal["blocks", "blockedBy", "duplicates", "duplicatedBy", "relates"] | None
+    bug_id: UUID | None
+    bug: BugLink | None
+    evidence_url: str | None
+    created_at: datetime
+    creator_id: str
+
+
+class BugDetail(ShownBug):
+    """With links of the bugs that its description names, what it is about, and what it may become."""
 
     references: list[BugLink]
+    links: list[Link]
+    duplicate_of: UUID | None
     allowed_transitions: list[Status]
 
 
 class BugPage(Wire):
     """`total` is exact up to 10,000; where it is not, there are more."""
 
-    bugs: list[Bug]
+    bugs: list[ShownBug]
     total: int
     total_is_exact: bool
     skip: int
@@ -202,7 +256,7 @@ class History(Wire):
     next_cursor: str | None
 
 
-class CommentDraft(Wire):
+class CommentDraft(Said):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"comment": "Fixed in firmware v2.3.2", "author": "Marie Martin", "isInternal": False}]
@@ -213,7 +267,7 @@ class CommentDraft(Wire):
     is_internal: Annotated[bool, Field(strict=True)] = False
 
 
-class CommentEdit(Wire):
+class CommentEdit(Said):
     comment: CommentText
 
 
@@ -290,7 +344,7 @@ class Trends(Wire):
     items: list[TrendDay]
 
 
-class BugQuery(Wire):
+class BugQuery(Said):
     """How a list is narrowed, sorted and paged. Several values are separated by commas: one of them must fit, of tags
     all. Times are ISO 8601, from inclusive, to exclusive.
     """
@@ -318,6 +372,9 @@ class BugQuery(Wire):
     created_to: str | None = Field(default=None, max_length=64)
     updated_from: str | None = Field(default=None, max_length=64)
     updated_to: str | None = Field(default=None, max_length=64)
+    sla: Literal["breached", "due"] | None = Field(
+        default=None, description="a target was breached; or is due: its clock runs and has a fifth of its time left"
+    )
     sort: Sort = NEWEST
 
     @model_validator(mode="before")

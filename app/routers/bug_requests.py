@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Path, Query
 
 from app.bugs.audience import Audience
 from app.bugs.listing import BugCursor, BugFilter
+from app.bugs.service_levels import LevelFilter, ServiceLevels
 from app.core.cursor import Cursor
 from app.core.errors import BadRequestError, PreconditionRequiredError
 from app.dependencies import BugReader, CurrentRuntime
@@ -51,7 +52,7 @@ def _if_match(
     if given.strip() == "*":
         return None
     versions, at = set(), 0
-    while at < len(given):
+    while at < max(1, len(given)):
         found = _ETAG.match(given, at)
         if found is None:
             raise BadRequestError('must be ETags, such as "3"', parameter="If-Match")
@@ -67,7 +68,14 @@ def _idempotency_key(given: Annotated[str | None, Header(alias="Idempotency-Key"
     return given
 
 
-def _filter(query: models.BugQuery) -> BugFilter:
+def _levels(runtime: CurrentRuntime) -> ServiceLevels:
+    return ServiceLevels(runtime.resources.bugs.targets, runtime.clock.now())
+
+
+Levels = Annotated[ServiceLevels, Depends(_levels)]
+
+
+def _filter(query: models.BugQuery, levels: ServiceLevels) -> BugFilter:
     created = _range("created", query.created_from, query.created_to)
     updated = _range("updated", query.updated_from, query.updated_to)
     return BugFilter(
@@ -89,6 +97,7 @@ def _filter(query: models.BugQuery) -> BugFilter:
         created_to=created[1],
         updated_from=updated[0],
         updated_to=updated[1],
+        sla=LevelFilter(query.sla, levels) if query.sla else None,
     )
 
 
@@ -99,16 +108,17 @@ def _range(what: str, time_from: str | None, time_to: str | None) -> tuple[datet
     return begin, end
 
 
-def wanted(query: Annotated[models.BugQuery, Query()]) -> tuple[BugFilter, str]:
+def wanted(query: Annotated[models.BugQuery, Query()], levels: Levels) -> tuple[BugFilter, str]:
     """(filter, sort) of something that has no pages."""
-    return _filter(query), query.sort
+    return _filter(query, levels), query.sort
 
 
 class PageWanted:
     """A page of a list."""
 
-    def __init__(self, query: Annotated[models.BugPageQuery, Query()]) -> None:
-        self.filter = _filter(query)
+    def __init__(self, query: Annotated[models.BugPageQuery, Query()], levels: Levels) -> None:
+        self.levels = levels
+        self.filter = _filter(query, levels)
         self.sort, self.skip, self.limit = query.sort, query.skip, query.limit
         self.after = BugCursor.decode(query.cursor, query.sort) if query.cursor else None
         if self.after is not None and query.skip:

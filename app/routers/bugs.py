@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 
-from app.bugs import comments, history, listing, summary, tracker, workflow
+from app.bugs import comments, history, links, listing, tracker, workflow
 from app.bugs.audience import Audience
 from app.bugs.bug import one_bug
 from app.bugs.idempotency import once
@@ -18,10 +17,21 @@ from app.core.errors import ForbiddenError
 from app.core.security import Role
 from app.dependencies import BugReader, BugReporter, CurrentResources, CurrentRuntime, Operator
 from app.routers import bug_models as models
-from app.routers.bug_requests import BUG_PROBLEMS, After, BugId, IdempotencyKey, IfMatch, Looker, OnePage, etag
+from app.routers.bug_requests import (
+    BUG_PROBLEMS,
+    After,
+    BugId,
+    IdempotencyKey,
+    IfMatch,
+    Levels,
+    Looker,
+    OnePage,
+    etag,
+)
 
 router = APIRouter(prefix="/api/bugs", tags=["bugs"], responses=BUG_PROBLEMS)
 Limit = Annotated[int, Query(ge=1, le=200)]
+SIMILAR = 5
 CommentId = Annotated[UUID, Path(description="the comment's id")]
 
 
@@ -31,11 +41,13 @@ async def report(runtime: CurrentRuntime, who: BugReporter, said: models.BugRepo
     now = runtime.clock.now()
 
     async with runtime.resources.bugs.database.connection() as connection:
+        similar = await runtime.resources.bugs.similar.beside(connection, said.title, SIMILAR)
 
         async def work() -> dict[str, Any]:
             bug = await tracker.report_bug(connection, said.model_dump(), who.id, now)
             url = f"/api/bugs/{bug['id']}"
-            made = models.Reported(id=bug["id"], status=bug["status"], number=bug["number"], url=url)
+            known = {"id": bug["id"], "status": bug["status"], "number": bug["number"], "url": url}
+            made = models.Reported.model_validate(known | {"similar": similar})
             return made.model_dump(mode="json", by_alias=True)
 
         again = False
@@ -45,6 +57,7 @@ async def report(runtime: CurrentRuntime, who: BugReporter, said: models.BugRepo
         else:
             request = b"bugs " + said.model_dump_json().encode()
             answer, again = await once(connection, who.id, key, request, now, work)
+    runtime.resources.bugs.figures.changed()
     headers = {"Location": answer["url"], "ETag": etag(1)} | ({"Idempotent-Replayed": "true"} if again else {})
     return JSONResponse(answer, 201, headers)
 
@@ -54,11 +67,30 @@ async def bug_list(resources: CurrentResources, looker: Looker, page: OnePage) -
     """Bugs that fit, in pages."""
     async with resources.bugs.database.connection() as connection:
         found = await listing.list_bugs(
-            connection, page.filter, looker, page.sort, after=page.after, skip=page.skip, limit=page.limit
+            connection,
+            page.filter,
+            looker,
+            page.sort,
+            after=page.after,
+            skip=page.skip,
+            limit=page.limit,
+            levels=page.levels,
         )
     told = {"bugs": found.items, "total": found.total, "total_is_exact": not found.more_than_counted}
     cursor = found.next.encode() if found.next else None
     return told | {"skip": page.skip, "limit": page.limit, "next_cursor": cursor}
+
+
+@router.get("/similar", response_model=models.SimilarBugs)
+async def similar_bugs(
+    resources: CurrentResources,
+    _who: BugReader,
+    title: Annotated[models.Title, Query()],
+    limit: Annotated[int, Query(ge=1, le=20)] = SIMILAR,
+) -> dict[str, Any]:
+    """Bugs whose titles are like this one, the most alike first."""
+    async with resources.bugs.database.connection() as connection:
+        return {"items": await resources.bugs.similar.find(connection, title, limit)}
 
 
 @router.get("/workflow", response_model=models.Workflow)
@@ -67,28 +99,13 @@ async def the_workflow(_who: BugReader) -> dict[str, Any]:
     return workflow.table()
 
 
-@router.get("/metrics/summary", response_model=models.Summary)
-async def the_summary(runtime: CurrentRuntime, _who: BugReader) -> dict[str, Any]:
-    """How many bugs there are; today is a day in TIMEZONE."""
-    async with runtime.resources.bugs.database.connection() as connection:
-        return await summary.summary(connection, runtime.clock.now(), ZoneInfo(runtime.settings.timezone))
-
-
-@router.get("/metrics/trends", response_model=models.Trends)
-async def the_trends(
-    runtime: CurrentRuntime, _who: BugReader, days: Annotated[int, Query(ge=1, le=3_660)] = 30
-) -> dict[str, Any]:
-    """A row a day, oldest first, today last; days begin in TIMEZONE."""
-    async with runtime.resources.bugs.database.connection() as connection:
-        zone = ZoneInfo(runtime.settings.timezone)
-        return {"days": days, "items": await summary.trends(connection, days, runtime.clock.now(), zone)}
-
-
 @router.get("/{bug_id}", response_model=models.BugDetail)
-async def one(resources: CurrentResources, looker: Looker, bug_id: BugId, response: Response) -> dict[str, Any]:
+async def one(
+    resources: CurrentResources, looker: Looker, levels: Levels, bug_id: BugId, response: Response
+) -> dict[str, Any]:
     """One bug; its ETag is what If-Match wants."""
     async with resources.bugs.database.connection() as connection:
-        item = await one_bug(connection, bug_id, looker)
+        item = await one_bug(connection, bug_id, looker, levels)
         return await _detail(connection, item, response)
 
 
@@ -96,25 +113,34 @@ async def one(resources: CurrentResources, looker: Looker, bug_id: BugId, respon
 async def change(
     runtime: CurrentRuntime,
     who: Operator,
+    levels: Levels,
     bug_id: BugId,
     changes: models.BugChanges,
     versions: IfMatch,
     response: Response,
 ) -> dict[str, Any]:
     """Change a bug. With If-Match only the version that you have seen: else 412 tells what was changed meanwhile."""
-    looker, now = Audience.of(who), runtime.clock.now()
+    looker, now = Audience.of(who), levels.now
     wanted = changes.model_dump(exclude_unset=True)
     async with runtime.resources.bugs.database.connection() as connection:
         async with connection.transaction():
             await tracker.change_bug(connection, bug_id, wanted, looker, who.id, now, versions)
-            item = await one_bug(connection, bug_id, looker)
+            item = await one_bug(connection, bug_id, looker, levels)
+        runtime.resources.bugs.figures.changed()
         return await _detail(connection, item, response)
 
 
 async def _detail(connection: Any, item: dict[str, Any], response: Response) -> dict[str, Any]:
     response.headers["ETag"] = etag(item["version"])
     references = (await resolve(connection, [item["description"]]))[0]
-    return item | {"references": references, "allowed_transitions": list(workflow.TRANSITIONS[item["status"]])}
+    about = await links.list_links(connection, item["id"])
+    duplicate_of = next((link["bug_id"] for link in about if link["relation"] == "duplicates"), None)
+    return item | {
+        "references": references,
+        "links": about,
+        "duplicate_of": duplicate_of,
+        "allowed_transitions": list(workflow.TRANSITIONS[item["status"]]),
+    }
 
 
 @router.get("/{bug_id}/history", response_model=models.History)

@@ -17,8 +17,8 @@ from app.routers.sqal import PROBLEMS, Wanted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from app.core.export_places import ExportPlaces
     from app.routers.middleware import Receive, Scope, Send
-    from app.sqal.export import Exports
 
 TAKE_DEADLINE_S = 30.0
 PARQUET = "application/vnd.apache.parquet"
@@ -36,7 +36,7 @@ class ExportResponse(StreamingResponse):
     cut off: it must not keep the others from theirs.
     """
 
-    def __init__(self, exports: Exports, body: AsyncIterator[bytes], kind: str, name: str) -> None:
+    def __init__(self, exports: ExportPlaces, body: AsyncIterator[bytes], kind: str, name: str) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
         super().__init__(body, media_type=kind, headers=headers)
         self._place = ExitStack()

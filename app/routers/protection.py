@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from app.routers.middleware import ASGIApp, Event, Receive, Scope, Send
 
 CLOSE = (b"connection", b"close")
+_UPLOAD = re.compile(r"/api/bugs/[^/]+/(?:comments/[^/]+/)?attachments\Z")
 DRAINING = DrainingError("the service is shutting down; try again shortly", retry_after_s=2.0)
 LATE = DeadlineError("the request was not answered in time; try again later", retry_after_s=2.0)
 
@@ -24,6 +26,13 @@ LATE = DeadlineError("the request was not answered in time; try again later", re
 def waits_for_nothing(path: str) -> bool:
     """Probes and metrics pass everything that could wait or refuse."""
     return path in ("/metrics", "/health") or path.startswith("/health/")
+
+
+def is_upload(scope: Scope) -> bool:
+    """A file that is attached to a bug may be larger than other bodies, and its answer waits for all of it: what
+    receives it has limits of its own.
+    """
+    return scope["method"] == "POST" and _UPLOAD.match(scope["path"]) is not None
 
 
 class DrainGate:
@@ -52,18 +61,22 @@ class DrainGate:
 
 
 class BodyLimit:
-    """A request's body has at most `limit` bytes, or is 413: nobody is read into memory without end."""
+    """A request's body has at most `limit` bytes, an upload `upload_limit`, or is 413: nobody is read into memory
+    without end.
+    """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, upload_limit: int | None = None) -> None:
         self._app = app
         self._limit = limit
+        self._upload_limit = limit if upload_limit is None else upload_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
-        if any(name == b"content-length" and _exceeds(value, self._limit) for name, value in scope["headers"]):
-            await refuse(scope, send, self._error(), CLOSE)
+        limit = self._upload_limit if is_upload(scope) else self._limit
+        if any(name == b"content-length" and _exceeds(value, limit) for name, value in scope["headers"]):
+            await refuse(scope, send, TooLargeError(f"a body may have at most {limit} bytes"), CLOSE)
             return
         received = 0
 
@@ -71,14 +84,11 @@ class BodyLimit:
             nonlocal received
             event = await receive()
             received += len(event.get("body", b""))
-            if received > self._limit:
+            if received > limit:
                 raise HTTPException(413)  # in the framework's own words: any other error would be told as a bad body
             return event
 
         await self._app(scope, receive_within_limit, send)
-
-    def _error(self) -> TooLargeError:
-        return TooLargeError(f"a body may have at most {self._limit} bytes")
 
 
 def _exceeds(value: bytes, limit: int) -> bool:
@@ -86,14 +96,14 @@ def _exceeds(value: bytes, limit: int) -> bool:
 
 
 class Deadline:
-    """An HTTP answer begins within REQUEST_DEADLINE_S or is 503; one that has begun may go on."""
+    """An HTTP answer begins within REQUEST_DEADLINE_S or is 503, but for uploads; one that has begun may go on."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self._app = app
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or waits_for_nothing(scope["path"]):
+        if scope["type"] != "http" or waits_for_nothing(scope["path"]) or is_upload(scope):
             await self._app(scope, receive, send)
             return
         begun = False

@@ -5,25 +5,22 @@ and no more than a page is in memory.
 from __future__ import annotations
 
 import asyncio
-import csv
 import io
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from app.core.clock import iso
-from app.core.errors import TooManyExportsError
+from app.core.csv_text import as_text, lines
+from app.core.export_places import ExportPlaces
 from app.sqal.queries import list_samples
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator
 
     from app.core.database import Database
     from app.sqal.queries import SampleFilter
 
 PAGE: Final = 2_000
-MOST_AT_ONCE: Final = 4
 # Column by its path in the REST sample.
 COLUMNS: Final = {
     "id": UUID, "device_id": str, "sample_id": str, "lot": str, "lot_id": str, "farmer": str, "origin": str,
@@ -36,32 +33,20 @@ COLUMNS: Final = {
     "profile": str, "flags": str,
 }  # fmt: skip
 NAMES: Final = [path.replace(".", "_") for path in COLUMNS]
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Exports:
-    """At most `MOST_AT_ONCE` run at once in this process."""
+class Exports(ExportPlaces):
+    """Each in a place of its own."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
-        self._running = 0
-
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        """A place for one export while it lasts. TooManyExportsError when there is none."""
-        if self._running >= MOST_AT_ONCE:
-            raise TooManyExportsError("too many exports run now; try again later", retry_after_s=30.0)
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
 
     async def csv(self, wanted: SampleFilter) -> AsyncIterator[bytes]:
         """RFC 4180, UTF-8, a header first. A text that a spreadsheet would run as a formula gets an apostrophe."""
-        yield _lines([NAMES])
+        yield lines([NAMES])
         async for page in self._pages(wanted):
-            yield _lines([_as_text(cell) for cell in row] for row in page)
+            yield lines([as_text(cell) for cell in row] for row in page)
 
     async def parquet(self, wanted: SampleFilter) -> AsyncIterator[bytes]:
         """Parquet with zstd, a row group a page; times in microseconds UTC."""
@@ -91,26 +76,6 @@ def _row(item: dict[str, Any]) -> list[Any]:
     flat |= {f"legal_mass.{name}": value for name, value in mass.items()}
     flat["flags"] = " ".join(item["flags"])
     return [flat[path] for path in COLUMNS]
-
-
-def _lines(rows: Iterable[list[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
-
-
-def _as_text(cell: Any) -> str:
-    match cell:
-        case None:
-            return ""
-        case bool():
-            return "true" if cell else "false"
-        case datetime():
-            return iso(cell)
-        case str():
-            return f"'{cell}" if cell.startswith(FORMULA) else cell
-        case _:
-            return str(cell)
 
 
 class ParquetPages:

@@ -117,6 +117,14 @@ async def sample_frame(
     return {"device_id": device_id, "sample_id": sample_id, **frame_as_json(decode_frame(record["frame"]))}
 
 
+async def sample_to_keep(
+    connection: Connection, device_id: str, sample_id: str, device_time: datetime | None
+) -> tuple[dict[str, Any], bytes]:
+    """(what REST shows of it, its packed frame): all that is needed to show both once it is gone."""
+    record = await find_sample(connection, f"{COLUMNS}, s.frame", device_id, sample_id, device_time)
+    return as_item(record), record["frame"]
+
+
 async def sample_message(
     connection: Connection, codec: MessageCodec, device_id: str, sample_id: str, device_time: datetime | None
 ) -> tuple[bytes, Encoding]:

@@ -5,11 +5,20 @@ const SILENCE_MS = 45_000; // the server pings every 20 s
 
 export class NeedsKey extends Error {}
 
+// What the server says no to; `problem` is its reason (problem+json), empty where it gave none.
+export class Refused extends Error {
+  constructor(status, path, problem) {
+    super(`${status} ${path}`);
+    Object.assign(this, { status, problem });
+  }
+}
+
 export async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { "Content-Type": "application/json" }, signal: AbortSignal.timeout(10_000) });
+  const headers = { "Content-Type": "application/json", ...options.headers };
+  const answer = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(10_000) });
   const reading = (options.method ?? "GET") === "GET";
   if (answer.status === 401 || (answer.status === 403 && reading)) throw new NeedsKey(); // a key that opens no page
-  if (!answer.ok) throw new Error(`${answer.status} ${path}`);
+  if (!answer.ok) throw new Refused(answer.status, path, await answer.json().catch(() => ({})));
   return answer.status === 204 ? null : answer.json();
 }
 

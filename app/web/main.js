@@ -1,6 +1,10 @@
 // The line leader's screen, fed by the live feed and REST alone.
+import { loadOpenBugs, showBugsOf } from "./bugs.js";
+import { show } from "./dom.js";
+import { draftOfAlert, draftOfDevice, draftOfSample } from "./drafts.js";
 import { LiveLink, NeedsKey, ask } from "./link.js";
-import { fits, keep, nextTheme, now, setLanguage, show, state, tick } from "./state.js";
+import { openReport } from "./report.js";
+import { fits, keep, nextTheme, now, setLanguage, state, tick } from "./state.js";
 import { otherLanguage } from "./texts.js";
 import { render, renderAlerts, renderLine, renderLink, renderLiver, renderTexts } from "./view.js";
 
@@ -82,6 +86,7 @@ let refreshed = 0;
 function refresh() {
   refreshed = Date.now();
   refreshing ??= load().catch(complain).finally(() => { refreshing = null; });
+  loadOpenBugs().catch(complain); // beside the rest: the line is shown without them too
   return refreshing;
 }
 
@@ -109,12 +114,14 @@ async function load() {
   Object.assign(state, {
     dashboard, devices: devices.items, grades: { ...running?.grades }, loaded: true,
     moreAlerts: alerts.next_cursor !== null, moreDevices: devices.next_cursor !== null,
-    loadedAt: now(), mayAcknowledge: who.roles.some((role) => ["admin", "operator"].includes(role)), signedIn: who.kind === "key",
+    loadedAt: now(), mayAcknowledge: may("operator"), mayReport: may("operator", "reporter"), signedIn: who.kind === "key",
   });
   if (!site) state.sites = dashboard.sites.map((one) => one.site_code).filter(Boolean);
   samples.items.forEach(takeSample);
   render();
 }
+
+const may = (...roles) => who.roles.some((role) => role === "admin" || roles.includes(role));
 
 function takeAlert(alert) {
   if (alert.state === "open" && fits(alert)) state.alerts.set(alert.id, alert);
@@ -144,6 +151,32 @@ async function askForKey() {
 
 // What the user does
 
+function reportLiver(liver) {
+  openReport(draftOfSample(liver, state.text, state.format), "#liver-bugs");
+}
+
+show("liver-bugs").addEventListener("click", () => {
+  const { liver } = state; // the one that is shown now
+  const { device_id: device, sample_id: sample } = liver.sample;
+  const path = `/api/sqal/samples/${encodeURIComponent(device)}/${encodeURIComponent(sample)}`;
+  showBugsOf({ name: `${device}, ${sample}`, path, report: () => reportLiver(liver) }, "#liver-bugs");
+});
+show("devices").addEventListener("click", (event) => {
+  const device = state.devices.find((one) => one.device_id === event.target.dataset?.device);
+  if (!device) return;
+  const back = `#devices [data-device="${CSS.escape(device.device_id)}"]`;
+  const path = `/api/sqal/devices/${encodeURIComponent(device.device_id)}`;
+  showBugsOf({ name: device.device_id, path, report: () => openReport(draftOfDevice(device, state.text), back) }, back);
+});
+show("alerts").addEventListener("click", async (event) => {
+  const alert = state.alerts.get(event.target.dataset?.report);
+  if (!alert) return;
+  const known = state.devices.find((one) => one.device_id === alert.device_id);
+  const path = `/api/sqal/devices/${encodeURIComponent(alert.device_id)}`;
+  const device = alert.device_id && await ask(path).catch(() => known); // its firmware of now; the list may be a minute old
+  openReport(draftOfAlert(alert, device, state.text), `#alerts [data-report="${alert.id}"]`);
+});
+document.addEventListener("bug-reported", () => loadOpenBugs().catch(complain));
 show("alerts").addEventListener("click", async (event) => {
   const id = event.target.dataset?.alert;
   if (!id) return;
@@ -169,7 +202,7 @@ show("theme").addEventListener("click", () => {
 show("site").addEventListener("change", async (event) => {
   keep("site", event.target.value);
   Object.assign(state, {
-    site: event.target.value, newest: null, liver: null, dashboard: null, grades: {}, arrivals: [], watchedSince: now(), alerts: new Map(), devices: [], loaded: false,
+    site: event.target.value, newest: null, liver: null, dashboard: null, grades: {}, arrivals: [], watchedSince: now(), alerts: new Map(), devices: [], bugs: null, loaded: false,
   });
   render();
   link.subscribe();

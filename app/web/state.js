@@ -7,7 +7,7 @@ const THEMES = ["auto", "light", "dark"];
 
 // An address like /?lang=fr&site=LL (a screen on the wall) goes before what the browser kept.
 const query = new URLSearchParams(location.search);
-const kept = (name, fallback) => query.get(name) ?? localStorage.getItem(`sqal-${name}`) ?? fallback;
+export const kept = (name, fallback) => query.get(name) ?? localStorage.getItem(`sqal-${name}`) ?? fallback;
 
 // Without a liver for so long the page says so; a slow line may set its own, in seconds: /?stale=600
 const STALE_MS = (Number(query.get("stale")) || 120) * 1_000;
@@ -35,11 +35,13 @@ export const state = {
   moreDevices: false,
   loaded: false,
   loadedAt: 0, // when REST last answered all that was asked
+  bugs: null, // the gravest of those that are open, once they were read
+  bugCount: 0,
+  moreBugs: false,
   mayAcknowledge: false,
+  mayReport: false,
   signedIn: false,
 };
-
-export const show = (id) => document.getElementById(id);
 
 // By the server's clock, as its last message told it.
 export const now = () => Date.now() + state.clockAhead;

@@ -1,4 +1,6 @@
 // All that the page says, in French and English.
+import { bugTexts } from "./bug_texts.js";
+
 const LANGUAGES = {
   en: {
     name: "English", skip: "Skip to the last liver", site: "Site", allSites: "all", leave: "Sign out", lastLiver: "Last liver",
@@ -71,7 +73,7 @@ const LANGUAGES = {
 };
 
 export function texts(language) {
-  return LANGUAGES[language];
+  return { ...LANGUAGES[language], ...bugTexts[language] };
 }
 
 export function otherLanguage(language) {

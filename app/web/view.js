@@ -1,23 +1,15 @@
 // What the page shows: each function draws one part of `state`, and only what has changed.
 import { drawHeights, drawSpectrum, drawTrend } from "./drawings.js";
-import { HOUR_MS, MINUTE_MS, isSilent, isStale, now, perMinute, show, state } from "./state.js";
+import { renderOpenBugs } from "./bugs.js";
+import { change, element, show } from "./dom.js";
+import { renderReport } from "./report.js";
+import { HOUR_MS, MINUTE_MS, isSilent, isStale, now, perMinute, state } from "./state.js";
 import { otherLanguage, texts } from "./texts.js";
 
 const GRADES = ["A+", "A", "B", "C", "REJECT", "NOT_GRADABLE"];
 const DEVICE_ORDER = ["offline", "stale", "online", "never_seen"];
 const MOST_NAMES = 12;
 const MOST_REASONS = 5;
-
-function element(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
-// Writing the same again would make a screen reader say it again.
-function change(node, content) {
-  if (node.textContent !== content) node.textContent = content;
-}
 
 const nothing = () => element("li", { className: "none", textContent: state.loaded ? state.text.none : "–" });
 
@@ -28,6 +20,7 @@ export function render() {
   renderLine();
   renderAlerts();
   renderDevices();
+  renderOpenBugs();
 }
 
 export function renderTexts() {
@@ -39,6 +32,7 @@ export function renderTexts() {
   show("theme").textContent = state.text.theme[state.theme];
   show("leave").hidden = !state.signedIn;
   renderSites();
+  renderReport();
 }
 
 function renderSites() {
@@ -86,6 +80,7 @@ export function renderLiver() {
   change(show("score"), sample && sample.score !== null ? format.fine(sample.score) : "–");
   change(show("origin"), sample ? [sample.device_id, sample.sample_id, sample.lot].filter(Boolean).join(" · ") : "");
   if (!sample) change(show("when"), "");
+  show("liver-bugs").hidden = !sample;
   const said = (explanation?.reasons ?? []).map((reason) => text.reasons[reason.code]?.(reason, format) ?? reason.code);
   show("reasons").replaceChildren(...said.slice(0, MOST_REASONS).map((line) => element("li", { textContent: line })));
   const derived = explanation?.derived;
@@ -130,10 +125,12 @@ export function renderAlerts() {
     (a, b) => a.acknowledged - b.acknowledged || Date.parse(b.opened_at) - Date.parse(a.opened_at),
   );
   const focused = document.activeElement?.dataset?.alert;
+  const reporting = document.activeElement?.dataset?.report;
   change(show("alert-count"), state.loaded ? `${state.format.whole(items.length)}${state.moreAlerts ? "+" : ""}` : "–");
   list.replaceChildren(...(items.length ? items.map(alertRow) : [nothing()]));
   // Who works with the keyboard stays where they were, or comes to the next alert, or to the heading.
-  if (focused) (list.querySelector(`[data-alert="${focused}"]`) ?? list.querySelector("button") ?? show("alerts-title")).focus();
+  if (focused) (list.querySelector(`[data-alert="${focused}"]`) ?? list.querySelector("[data-alert]") ?? show("alerts-title")).focus();
+  if (reporting) (list.querySelector(`[data-report="${reporting}"]`) ?? show("alerts-title")).focus();
 }
 
 function alertRow(alert) {
@@ -148,18 +145,23 @@ function alertRow(alert) {
   const row = element("li", {}, element("strong", { textContent: title }), element("span", { className: "names", textContent: names + rest }),
     element("span", { className: "quiet", textContent: facts.filter(Boolean).join(" · ") }));
   Object.assign(row.dataset, { severity: alert.severity, acknowledged: alert.acknowledged });
-  if (!alert.acknowledged && state.mayAcknowledge) {
-    const button = element("button", { type: "button", textContent: text.acknowledge });
-    button.dataset.alert = alert.id;
-    button.setAttribute("aria-label", `${text.acknowledge}: ${title} ${names}`);
-    row.append(button);
-  }
+  const actions = element("div", { className: "actions" });
+  const offer = (label, name) => {
+    const button = element("button", { type: "button", textContent: label });
+    button.dataset[name] = alert.id;
+    button.setAttribute("aria-label", `${label}: ${title} ${names}`);
+    actions.append(button);
+  };
+  if (!alert.acknowledged && state.mayAcknowledge) offer(text.acknowledge, "alert");
+  if (state.mayReport) offer(text.reportBug, "report");
+  row.append(actions);
   return row;
 }
 
 export function renderDevices() {
   const { text, format } = state;
   const states = state.dashboard?.device_states;
+  const focused = document.activeElement?.dataset?.device;
   change(show("device-count"), states ? `${format.whole(states.online)} ${text.online}` : "");
   const sorted = [...state.devices].sort(
     (a, b) => DEVICE_ORDER.indexOf(a.state) - DEVICE_ORDER.indexOf(b.state) || a.device_id.localeCompare(b.device_id),
@@ -167,8 +169,12 @@ export function renderDevices() {
   const rows = sorted.map((device) => {
     const label = element("span", { className: "state", textContent: text.states[device.state] });
     label.dataset.state = device.state;
-    return element("li", {}, element("span", { textContent: device.device_id }), label);
+    const name = element("button", { type: "button", className: "plain", textContent: device.device_id });
+    name.dataset.device = device.device_id;
+    name.setAttribute("aria-label", text.bugsOf(device.device_id));
+    return element("li", {}, name, label);
   });
   if (state.moreDevices) rows.push(element("li", { className: "none", textContent: "…" }));
   show("devices").replaceChildren(...(rows.length ? rows : [nothing()]));
+  if (focused) show("devices").querySelector(`[data-device="${CSS.escape(focused)}"]`)?.focus();
 }

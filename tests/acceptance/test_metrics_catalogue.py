@@ -43,6 +43,9 @@ GUIDE = {
     "samples_throughput_per_second": ("gauge", set()),
     "average_quality_score": ("gauge", set()),
     "circuit_breaker_state": ("gauge", {"name"}),
+    "bugs_open": ("gauge", {"severity"}),
+    "bugs_resolved_today": ("gauge", set()),
+    "bugs_average_resolution_hours": ("gauge", set()),
 }
 
 

@@ -73,6 +73,7 @@ async def replica(server: RedisServer | None, *, port: int | None = None, **more
         "min_reload_s": MIN_RELOAD_S,
     } | more
     types = [CacheType(KIND, 60.0), CacheType(SHORT, SHORT_S, jitter=0.0), CacheType("dashboard_metrics", 60.0)]
+    types.append(CacheType("bug_summary", 60.0, strict=True))
     made = Replica(Cache(types, metrics, **options), metrics, faults)
     if server is None:
         yield made

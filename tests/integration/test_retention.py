@@ -15,7 +15,7 @@ from app.sqal.originals import NUMBER_BITS
 from app.sqal.retention import existing_weeks, make_partition, week_of
 from tests.support import trimmed
 
-HEAD = "0003"
+HEAD = "0004"
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Bench

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.core.errors import TooManyExportsError
+from app.core.export_places import MOST_AT_ONCE
 from app.core.server import ABORT_EXTENSION
 from app.routers import exports as edge
 from app.routers.exports import ExportResponse
-from app.sqal.export import MOST_AT_ONCE, Exports
+from app.sqal.export import Exports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -104,6 +104,27 @@ async def test_a_body_that_says_it_is_too_large_is_not_read(length: str) -> None
     assert (await client.ask(method="POST", headers=[(b"content-length", b"1000")]))[0] == 200
 
 
+UPLOADS = ["/api/bugs/x/attachments", "/api/bugs/x/comments/y/attachments"]
+NO_UPLOADS = ["/api/bugs/x/attachments/y", "/api/bugs/attachments", "/api/bugs/x/y/z/attachments", "/api/x/attachments"]
+
+
+@pytest.mark.parametrize("path", UPLOADS)
+async def test_an_upload_may_be_larger_and_take_longer(path: str) -> None:
+    app = BodyLimit(Deadline(answering(before=lambda: asyncio.sleep(0.05)), 0.02), 1_000, upload_limit=2_000)
+    length = [(b"content-length", b"2000")]
+    assert (await Client(app).ask(path, method="POST", headers=length))[0] == 200
+    assert (await Client(app).ask(path, method="POST", headers=[(b"content-length", b"2001")]))[0] == 413
+    assert (await Client(app).ask(path, method="PUT", headers=length))[0] == 413
+    assert (await Client(app).ask(path))[0] == 503
+
+
+@pytest.mark.parametrize("path", NO_UPLOADS)
+async def test_nothing_else_may(path: str) -> None:
+    app = BodyLimit(Deadline(answering(before=lambda: asyncio.sleep(0.05)), 0.02), 1_000, upload_limit=2_000)
+    assert (await Client(app).ask(path, method="POST", headers=[(b"content-length", b"2000")]))[0] == 413
+    assert (await Client(app).ask(path, method="POST"))[0] == 503
+
+
 async def test_a_body_that_grows_too_large_is_given_up() -> None:
     read = 0
 
