@@ -128,9 +128,9 @@ CONDITIONS: Final = {
     "updated_to": "bugs.updated_at < {}",
 }
 _TIMES: Final = {"created_from", "created_to", "updated_from", "updated_to"}
-_IN_ORDER: Final = tuple(frozenset({name}) for name in ("device", "firmware", "assignee", "reporter", "number"))
-"""Each of these has an index in the order of creation, or leaves next to nothing."""
-_KEPT: Final = ("status", "severity", "priority", "category")
+_IN_ORDER: Final = frozenset({"device", "firmware", "assignee", "reporter", "number"})
+"""Each of these has an index in the order of creation that knows _KEPT too, or leaves next to nothing."""
+_KEPT: Final = frozenset({"status", "severity", "priority", "category"})
 """What `bug_counts` counts by."""
 
 
@@ -172,16 +172,22 @@ async def list_bugs(
     levels: ServiceLevels | None = None,
 ) -> Page:
     records, more = await select(connection, wanted, audience, sort, after=after, skip=skip, limit=limit)
-    total = await count(connection, wanted, audience)
+    if after is None and not more and (records or not skip):
+        total = skip + len(records)  # the page has the last one on it
+    else:
+        total = await count(connection, wanted, audience)
     items = [as_item(record, audience, levels) for record in records]
     following = BugCursor.of(records[-1], sort) if more else None
     return Page(items, min(total, COUNTED), total > COUNTED, following)
 
 
-def is_searched(wanted: BugFilter) -> bool:
-    """Whether it is looked up among documents, whose index meets any number of conditions at once."""
-    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None} - _TIMES - {"sla"}
-    return bool(given) and given not in _IN_ORDER
+def is_searched(wanted: BugFilter, *, by_creation: bool = True) -> bool:
+    """Whether it is looked up among documents, whose index meets any number of conditions at once; in another order
+    than that of creation also what an index of `bugs` could tell.
+    """
+    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None} - _TIMES
+    beside = given - _KEPT if by_creation else given
+    return bool(given) and not (len(beside) == 1 and beside <= _IN_ORDER)
 
 
 async def select(
@@ -196,7 +202,7 @@ async def select(
 ) -> tuple[Sequence[Row], bool]:
     """(rows of one page, whether there are more)"""
     order = ORDERS[sort]
-    if is_searched(wanted):
+    if is_searched(wanted, by_creation=order.column == "created_at"):
         beyond = (after.sort_value(), after.number) if after else None
         records = await _by_words(connection, wanted, audience, order, beyond, skip, limit + 1)
         return records[:limit], len(records) > limit
@@ -206,10 +212,11 @@ async def select(
         sign = "<" if order.descending else ">"
         conditions += f" AND (bugs.{order.column}, bugs.number) {sign} (${len(arguments) - 1}, ${len(arguments)})"
     way = "DESC" if order.descending else "ASC"
+    ordered = f"ORDER BY bugs.{order.column} {way}, bugs.number {way}"
+    # First the numbers, by an index alone: what is passed over is not read.
+    page = f"SELECT bugs.number FROM bugs WHERE {conditions} {ordered} LIMIT {limit + 1:d} OFFSET {skip:d}"
     records = await connection.fetch(
-        f"{_select(audience)} WHERE {conditions}"
-        f" ORDER BY bugs.{order.column} {way}, bugs.number {way} LIMIT {limit + 1:d} OFFSET {skip:d}",
-        *arguments,
+        f"{_select(audience)} WHERE bugs.number = ANY(ARRAY({page})) {ordered}", *arguments
     )
     return records[:limit], len(records) > limit
 
@@ -238,7 +245,7 @@ async def _by_words(
 async def count(connection: Connection, wanted: BugFilter, audience: Audience) -> int:
     """How many fit, counted no further than one beyond COUNTED."""
     given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None}
-    kept = given <= set(_KEPT)
+    kept = given <= _KEPT
     if is_searched(wanted) and not kept:
         async with connection.transaction():
             search = await Search.begin(connection, wanted, audience)

@@ -48,7 +48,9 @@ COMMON: Final = """
 # A scan of the whole table is never the answer here, whatever an estimate says.
 BEGIN: Final = "SELECT set_config('enable_seqscan', 'off', true), set_config('statement_timeout', $1, true)"
 NEWEST_SHELF: Final = "SELECT coalesce(max(shelf), 0) FROM bug_shelves"
-FOUND: Final = "SELECT number FROM bug_search WHERE title @@ $1::text::tsquery ORDER BY number DESC LIMIT $2"
+NEWEST: Final = "SELECT number FROM bug_search WHERE title @@ $1::text::tsquery ORDER BY number DESC LIMIT $2"
+# Of all history the first that are met: to put them in order, all would have to be read.
+ANY: Final = "SELECT number FROM bug_search WHERE title @@ $1::text::tsquery LIMIT $2"
 # One lexeme of a document's title is its shelf.
 BY_WORDS: Final = """
     2.0 * (length(s.title) - length(ts_delete(s.title, $2::text[]))) / (cardinality($2::text[]) + length(s.title) - 1)
@@ -113,7 +115,7 @@ async def _candidates(connection: Connection, forms: Sequence[tuple[str, str]]) 
         more = await _found(connection, f"({some}) & ({' | '.join(shelves)})", room)
         numbers, room, newest = numbers + more, room - len(more), newest - size
     if room > 0:
-        numbers += await _found(connection, " & ".join(words[:2]), room)
+        numbers += await _found(connection, " & ".join(words[:2]), room, ANY)
     return list(dict.fromkeys(numbers))
 
 
@@ -123,8 +125,8 @@ async def _rarest_first(connection: Connection, forms: Sequence[tuple[str, str]]
     return sorted(forms, key=lambda both: (max(share.get(form, 0.0) for form in both), -len(both[0]), both))
 
 
-async def _found(connection: Connection, query: str, most: int) -> list[int]:
-    return [record["number"] for record in await connection.fetch(FOUND, query, most)]
+async def _found(connection: Connection, query: str, most: int, how: str = NEWEST) -> list[int]:
+    return [record["number"] for record in await connection.fetch(how, query, most)]
 
 
 def _either(french: str, english: str) -> str:
