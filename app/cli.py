@@ -15,7 +15,6 @@ import typer
 import uvloop
 
 from app import admin
-from app.application import create_app
 from app.cli_bugs import bugs
 from app.command_line import DataDir, ask, quiet_settings, show
 from app.core.errors import AppError, BadRequestError, CannotStartError
@@ -106,6 +105,8 @@ def _end_quietly() -> None:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
+    from app.application import create_app  # noqa: PLC0415 - half a second that other commands do not need
+
     app = create_app(settings)
     runtime: Runtime = app.state.runtime
     runtime.prepare()

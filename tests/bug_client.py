@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from app import admin
+from app.core.security import Role
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from tests.support import Server
@@ -20,13 +24,14 @@ REPORT = {
 
 
 def make_key(server: Server, role: str) -> str:
-    """A new API key, made on the command line."""
-    made = subprocess.run(
-        [sys.executable, "-m", "app.cli", "keys", "create", "--name", f"a {role}", "--role", role,
-         "--data-dir", str(server.folder)],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    return made.stdout.strip().splitlines()[-1]
+    """A new API key, made in the server's database."""
+    settings = Settings(data_dir=server.folder, database_url=None)
+
+    def make() -> str:
+        return asyncio.run(admin.with_database(settings, lambda c: admin.make_key(c, f"a {role}", Role(role))))
+
+    with ThreadPoolExecutor(1) as pool:  # a loop may be running here
+        return pool.submit(make).result()
 
 
 @dataclass

@@ -127,7 +127,8 @@ CONDITIONS: Final = {
     "updated_from": "bugs.updated_at >= {}",
     "updated_to": "bugs.updated_at < {}",
 }
-_TIMES: Final = {"created_from", "created_to", "updated_from", "updated_to"}
+_NOT_WORDS: Final = {"created_from", "created_to", "updated_from", "updated_to", "sla"}
+"""What no document tells."""
 _IN_ORDER: Final = frozenset({"device", "firmware", "assignee", "reporter", "number"})
 """Each of these has an index in the order of creation that knows _KEPT too, or leaves next to nothing."""
 _KEPT: Final = frozenset({"status", "severity", "priority", "category"})
@@ -185,7 +186,7 @@ def is_searched(wanted: BugFilter, *, by_creation: bool = True) -> bool:
     """Whether it is looked up among documents, whose index meets any number of conditions at once; in another order
     than that of creation also what an index of `bugs` could tell.
     """
-    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None} - _TIMES
+    given = {name for name in wanted.__slots__ if getattr(wanted, name) is not None} - _NOT_WORDS
     beside = given - _KEPT if by_creation else given
     return bool(given) and not (len(beside) == 1 and beside <= _IN_ORDER)
 

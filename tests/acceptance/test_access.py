@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.bug_client import make_key
 from tests.support import Server, data_folder, device, free_port, running_server, trimmed
 
 if TYPE_CHECKING:
@@ -38,12 +39,6 @@ def gaveurs(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
     )
 
 
-def key(server: Server, role: str) -> str:
-    done = gaveurs(server.folder, "keys", "create", "--name", "test", "--role", role)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def bearer(value: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {value}"}
 
@@ -53,12 +48,12 @@ def test_a_browser_keeps_its_key_in_a_cookie_that_other_pages_cannot_use(guarded
         status, _, headers = guarded.request("/api/session", method="POST", body={"key": value})
         return status, headers
 
-    operator = key(guarded, "operator")
+    operator = make_key(guarded, "operator")
     status, headers = sign_in(operator)
     assert status == 200
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(headers["set-cookie"].split("; "))
     assert sign_in("gvk_wrong")[0] == 401
-    assert sign_in(key(guarded, "device"))[0] == 403  # it opens no page
+    assert sign_in(make_key(guarded, "device"))[0] == 403  # it opens no page
     mine = f"gaveurs_key={operator}"
     host = f"127.0.0.1:{guarded.port}"
     for cookie in (mine, f'prefs={{"a": 1}}; {mine}', f"foo; x=a b; {mine}; y=2"):
@@ -94,7 +89,7 @@ def test_a_wrong_key_is_refused_even_where_none_is_needed(server: Server, guarde
 
 
 async def test_roles_hold_over_http_and_on_sockets(guarded: Server) -> None:
-    viewer, operator, box = key(guarded, "viewer"), key(guarded, "operator"), key(guarded, "device")
+    viewer, operator, box = make_key(guarded, "viewer"), make_key(guarded, "operator"), make_key(guarded, "device")
     patch: dict[str, Any] = {"method": "PATCH", "body": {"site_code": "LL"}}
     assert guarded.request("/api/sqal/devices/X", headers=bearer(viewer), **patch)[0] == 403
     assert guarded.request("/api/sqal/devices/X", headers=bearer(operator), **patch)[0] == 200
@@ -110,7 +105,7 @@ async def test_roles_hold_over_http_and_on_sockets(guarded: Server) -> None:
 
 
 def test_a_revoked_key_is_useless_within_seconds(guarded: Server) -> None:
-    value = key(guarded, "viewer")
+    value = make_key(guarded, "viewer")
     key_id = value.split("_")[1]
     assert gaveurs(guarded.folder, "keys", "revoke", key_id).returncode == 0
     assert guarded.request("/api/sqal/samples", headers=bearer(value))[0] == 401
@@ -122,7 +117,7 @@ def test_a_revoked_key_is_useless_within_seconds(guarded: Server) -> None:
 
 
 async def test_a_revoked_key_loses_its_open_socket(guarded: Server) -> None:
-    value = key(guarded, "device")
+    value = make_key(guarded, "device")
     async with device(guarded, additional_headers=bearer(value)) as client:
         assert (await client.ask(trimmed(sample_id="before")))["status"] == "saved"
         assert gaveurs(guarded.folder, "keys", "revoke", value.split("_")[1]).returncode == 0

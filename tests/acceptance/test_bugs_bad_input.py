@@ -146,7 +146,7 @@ def test_nothing_in_the_openapi_document_gives_a_500_or_answers_otherwise_than_i
         bug = staff.report()
         comment = staff.post(f"/api/bugs/{bug}/comments", {"comment": "x"})["id"]
         known = {"bug_id": [bug], "comment_id": [comment], "device_id": ["ESP32_LL_01"]}
-        seen = fuzz(server, known, examples=3)
-        assert sum(times for (_, status), times in seen.items() if status < 300) > 50
-        assert sum(times for (_, status), times in seen.items() if status == 422) > 50
+        seen = fuzz(server, known, examples=2)
+        assert sum(times for (_, status), times in seen.items() if status < 300) > 40
+        assert sum(times for (_, status), times in seen.items() if status == 422) > 40
         assert not [event for event in server.events() if event["level"] in ("error", "critical")]

@@ -320,6 +320,11 @@ lives = st.lists(
     min_size=1,
     max_size=5,
 )
+# A tenth of what TRUNCATE takes.
+EMPTY = """
+    ALTER TABLE bug_events DISABLE TRIGGER USER;
+    DELETE FROM bug_events; DELETE FROM bug_search; DELETE FROM bugs; DELETE FROM bug_counts; DELETE FROM bug_flow
+"""
 Lives = list[tuple[str, float, list[tuple[str, float]]]]
 Rows = list[dict[str, Any]]
 
@@ -333,7 +338,7 @@ def test_whatever_becomes_of_bugs_the_figures_are_those_of_plain_python(dsn: str
 async def _live(dsn: str, told: Lives) -> None:
     connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
     try:
-        await connection.execute("TRUNCATE bugs, bug_counts, bug_flow CASCADE")
+        await connection.execute(EMPTY)
         bugs = Tracker(connection)
         for severity, hour, steps in told:
             bug, now = await bugs.report(at(hour), severity=severity), hour
