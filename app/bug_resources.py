@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 from app.bugs.attachment_store import AttachmentStore, S3Access
 from app.bugs.attachment_sweep import AttachmentSweep
-from app.bugs.downloads import Downloads
 from app.bugs.export import BugExports
 from app.bugs.gauges import BugGauges
 from app.bugs.service_levels import Targets
@@ -19,6 +18,7 @@ from app.bugs.telemetry import BugsFromTelemetry
 from app.bugs.upkeep import BugUpkeep
 from app.bugs.uploads import Uploads
 from app.bugs.webhook_sender import SenderOptions, WebhookSender
+from app.core.places import Places
 from app.sqal import sightings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.infrastructure import Infrastructure
     from app.settings import Settings
 
+DOWNLOADS_AT_ONCE: Final = 32  # each holds a file open and a chunk in memory
 CLOCKS_APART_S: Final = 300.0  # at most, of processes that share a database
 
 
@@ -46,7 +47,7 @@ class BugTracker:
     webhook_sender: WebhookSender
     attachments: AttachmentStore
     uploads: Uploads
-    downloads: Downloads
+    downloads: Places
     telemetry: BugsFromTelemetry | None
 
     def start(self, run: Callable[[str, Coroutine[Any, Any, None]], Any]) -> None:
@@ -80,7 +81,7 @@ def make_bug_tracker(
             most_bytes=settings.bug_attachment_bytes,
             idle_s=settings.upload_idle_s,
         ),
-        downloads=Downloads(),
+        downloads=Places("downloads", DOWNLOADS_AT_ONCE, retry_after_s=5.0),
         telemetry=_telemetry(settings, clock) if settings.bugs_from_telemetry else None,
     )
 

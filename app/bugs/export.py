@@ -12,8 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from app.bugs.bug import SHOWN, as_item
 from app.bugs.listing import BugCursor, select
-from app.core.csv_text import as_text, lines
-from app.core.export_places import ExportPlaces
+from app.core.csv_text import as_text, header, lines
+from app.core.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -41,22 +41,23 @@ COMMENTS_OF: Final = """
         ORDER BY c.created_at, c.id LIMIT {limit}
     ) AS c WHERE bug.place >= $2 ORDER BY bug.place, c.created_at, c.id LIMIT {limit}
 """
+MOST_AT_ONCE: Final = 4
 
 
-class BugExports(ExportPlaces):
+class BugExports(Places):
     """All bugs that fit, as `audience` may see them. What is reported meanwhile may or may not be among them; no bug
     comes twice, and none is missing that fitted throughout.
     """
 
     def __init__(self, database: Database) -> None:
-        super().__init__()
+        super().__init__("exports", MOST_AT_ONCE, retry_after_s=30.0)
         self._database = database
 
     async def csv(self, wanted: BugFilter, sort: str, audience: Audience) -> AsyncIterator[bytes]:
         """RFC 4180, UTF-8, a header first; `tags` is a JSON array. A text that a spreadsheet would run as a formula
         gets an apostrophe.
         """
-        yield lines([[to_camel(name) for name in COLUMNS]])
+        yield header(to_camel(name) for name in COLUMNS)
         async for page in self._pages(wanted, sort, audience):
             yield lines(_cells(item) for item in page)
 

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 FORMULA: Final = re.compile("[\\s\ufeff\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 
+def header(names: Iterable[str]) -> bytes:
+    """The first line."""
+    return ",".join(names).encode() + b"\r\n"
+
+
 def lines(rows: Iterable[Iterable[str]]) -> bytes:
-    """RFC 4180, UTF-8."""
+    """RFC 4180, UTF-8. Every cell in quotes: a program that separates by semicolons must not find a new cell, and a
+    formula, within one.
+    """
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
     return text.getvalue().encode()
 
 

@@ -99,13 +99,6 @@ class TooManyConnectionsError(AppError):
     code = "too_many_connections"
 
 
-class TooManyExportsError(AppError):
-    """As many exports run as this process takes."""
-
-    status = 503
-    code = "too_many_exports"
-
-
 class StartingError(AppError):
     """The process listens but its resources are not open yet, or are closing."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
@@ -16,28 +14,22 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.bugs import attachments
 from app.bugs.attachment_kinds import KINDS
-from app.bugs.attachment_store import AttachmentsUnavailableError
 from app.bugs.audience import Audience
 from app.bugs.uploads import ClientGoneError, StalledError, body_of
-from app.core.errors import AppError, TooLargeError, UnavailableError
-from app.core.logging import get_logger
-from app.core.server import abort
+from app.core.errors import TooLargeError, UnavailableError
 from app.dependencies import BugReporter, CurrentResources, CurrentRuntime
 from app.routers.bug_models import Wire
 from app.routers.bug_requests import BUG_PROBLEMS, After, BugId, Looker
 from app.routers.problems import of_error
+from app.routers.streams import StreamInPlace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from app.bugs.downloads import Downloads
     from app.core.database import Row
     from app.core.security import Principal
-    from app.routers.middleware import Receive, Scope, Send
     from app.runtime import Runtime
 
-TAKE_DEADLINE_S: Final = 30.0
-log = get_logger("gaveurs.bugs")
 router = APIRouter(prefix="/api/bugs", tags=["bug attachments"], responses=BUG_PROBLEMS)
 Limit = Annotated[int, Query(ge=1, le=200)]
 CommentId = Annotated[UUID, Path(description="the comment's id")]
@@ -214,7 +206,7 @@ async def download(
     async with resources.bugs.database.connection() as connection:
         row = await attachments.one_attachment(connection, bug_id, attachment_id, looker)
     chunks = await resources.bugs.attachments.read(row["object_key"], row["size_bytes"])
-    return Download(resources.bugs.downloads, chunks, row)
+    return StreamInPlace(resources.bugs.downloads, chunks, file_headers(row))
 
 
 @router.delete("/{bug_id}/attachments/{attachment_id}", status_code=204)
@@ -226,30 +218,6 @@ async def detach(runtime: CurrentRuntime, who: BugReporter, bug_id: BugId, attac
             connection, bug_id, attachment_id, Audience.of(who), who.id, runtime.clock.now()
         )
     await bugs.attachments.delete(key)
-
-
-class Download(StreamingResponse):
-    """Holds a place from now until the last byte is taken. A client that takes nothing for a while is cut off, and so
-    is an answer whose bytes end early: the client must see that it is not whole.
-    """
-
-    def __init__(self, places: Downloads, chunks: AsyncIterator[bytes], row: Row) -> None:
-        super().__init__(chunks, headers=file_headers(row))
-        self._place = ExitStack()
-        self._place.enter_context(places.holding())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(event: Any) -> None:
-            async with asyncio.timeout(TAKE_DEADLINE_S):
-                await send(event)
-
-        with self._place:
-            try:
-                await super().__call__(scope, receive, send_in_time)
-            except (TimeoutError, AttachmentsUnavailableError) as error:
-                why = error.code if isinstance(error, AppError) else "its client takes nothing"
-                log.warning("a download was given up", reason=why)
-                abort(scope)
 
 
 def file_headers(row: Row) -> dict[str, str]:

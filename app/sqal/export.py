@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from app.core.csv_text import as_text, lines
-from app.core.export_places import ExportPlaces
+from app.core.csv_text import as_text, header, lines
+from app.core.places import Places
 from app.sqal.queries import list_samples
 
 if TYPE_CHECKING:
@@ -32,19 +32,20 @@ COLUMNS: Final = {
     "legal_mass.uncertainty_g": float, "temperature_c": float, "humidity_percent": float, "firmware_version": str,
     "profile": str, "flags": str,
 }  # fmt: skip
+MOST_AT_ONCE: Final = 4
 NAMES: Final = [path.replace(".", "_") for path in COLUMNS]
 
 
-class Exports(ExportPlaces):
+class Exports(Places):
     """Each in a place of its own."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__()
+        super().__init__("exports", MOST_AT_ONCE, retry_after_s=30.0)
         self._database = database
 
     async def csv(self, wanted: SampleFilter) -> AsyncIterator[bytes]:
         """RFC 4180, UTF-8, a header first. A text that a spreadsheet would run as a formula gets an apostrophe."""
-        yield lines([NAMES])
+        yield header(NAMES)
         async for page in self._pages(wanted):
             yield lines([as_text(cell) for cell in row] for row in page)
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.core.errors import TooManyExportsError
-from app.core.export_places import MOST_AT_ONCE
+from app.core.places import TooManyAtOnceError
 from app.core.server import ABORT_EXTENSION
-from app.routers import exports as edge
+from app.routers import streams as edge
 from app.routers.exports import ExportResponse
-from app.sqal.export import Exports
+from app.sqal.export import MOST_AT_ONCE, Exports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +26,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_gives_its_place_back(m
     monkeypatch.setattr(edge, "TAKE_DEADLINE_S", 0.05)
     exports = Exports(None)  # type: ignore[arg-type]
     responses = [ExportResponse(exports, body(), "text/csv", "x.csv") for _ in range(MOST_AT_ONCE)]
-    with pytest.raises(TooManyExportsError):
+    with pytest.raises(TooManyAtOnceError):
         ExportResponse(exports, body(), "text/csv", "x.csv")
     cut: list[str] = []
 
