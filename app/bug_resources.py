@@ -65,10 +65,11 @@ def make_bug_tracker(
 ) -> BugTracker:
     """Opens nothing but the folder of attachments. CannotStartError when that cannot be used."""
     store = make_attachment_store(settings)
+    figures = CachedFigures(infrastructure.cache)
     return BugTracker(
         database=database,
         similar=SimilarTitles(),
-        figures=CachedFigures(infrastructure.cache),
+        figures=figures,
         targets=Targets.of_hours(settings.bug_sla_acknowledge_hours, settings.bug_sla_resolve_hours),
         gauges=BugGauges(infrastructure.metrics, clock, ZoneInfo(settings.timezone)),
         upkeep=BugUpkeep(clock, AttachmentSweep(clock, store, infrastructure.metrics.orphans_swept)),
@@ -82,13 +83,15 @@ def make_bug_tracker(
             idle_s=settings.upload_idle_s,
         ),
         downloads=Places("downloads", DOWNLOADS_AT_ONCE, retry_after_s=5.0),
-        telemetry=_telemetry(settings, clock) if settings.bugs_from_telemetry else None,
+        telemetry=_telemetry(settings, clock, figures.changed) if settings.bugs_from_telemetry else None,
     )
 
 
-def _telemetry(settings: Settings, clock: Clock) -> BugsFromTelemetry:
+def _telemetry(settings: Settings, clock: Clock, on_change: Callable[[], None]) -> BugsFromTelemetry:
     late_s = settings.ingest_max_wait_s + settings.commit_deadline_s + CLOCKS_APART_S
-    return BugsFromTelemetry(clock, sightings, every_s=settings.bugs_telemetry_every_s, overlap_s=late_s)
+    return BugsFromTelemetry(
+        clock, sightings, every_s=settings.bugs_telemetry_every_s, overlap_s=late_s, on_change=on_change
+    )
 
 
 def make_attachment_store(settings: Settings) -> AttachmentStore:

@@ -26,7 +26,7 @@ from app.core.errors import AppError
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -87,13 +87,22 @@ class Alerts(Protocol):
 
 class BugsFromTelemetry:
     """The task that makes bugs of alerts. `overlap_s`: how long after its time a change of an alert is committed at
-    the latest, by clocks that may differ.
+    the latest, by clocks that may differ. `on_change` is told of bugs opened and reopened.
     """
 
-    def __init__(self, clock: Clock, alerts: Alerts, *, every_s: float, overlap_s: float) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        alerts: Alerts,
+        *,
+        every_s: float,
+        overlap_s: float,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
         self._alerts = alerts
         self._every_s = every_s
+        self._on_change = on_change
         self._overlap = timedelta(seconds=overlap_s)
         self._read_to: datetime | None = None
 
@@ -167,6 +176,7 @@ class BugsFromTelemetry:
             if back:
                 await tracker.change_bug(connection, bug["id"], {"status": "reopened"}, Audience.STAFF, ACTOR, now)
         if made or back:
+            self._on_change()
             said = {
                 "bug": bug["number"],
                 "rule": seen.rule,
