@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.bugs.uploads import FORM_OVERHEAD_BYTES
 from app.core.clock import SystemClock
 from app.core.graceful_shutdown import SignalChain
-from app.dependencies import single_values
+from app.dependencies import json_body, known_parameters, single_values
 from app.routers import (
     admin,
     alerts,
@@ -108,18 +108,19 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.runtime = runtime
     problems.install(app)
     app.router.routes[:0] = [*probes.routes, *metrics.routes(settings), *sensors.routes, *realtime.routes, *web.routes]
-    bug_writes = [Depends(single_values), Depends(bug_webhooks.tell_soon)]
-    app.include_router(bug_links.back, dependencies=[Depends(single_values)])
+    bug_reads = [Depends(single_values), Depends(known_parameters)]
+    bug_writes = [*bug_reads, Depends(json_body), Depends(bug_webhooks.tell_soon)]
+    app.include_router(bug_links.back, dependencies=bug_reads)
     app.include_router(sqal.router, dependencies=[Depends(single_values)])
     app.include_router(quality.router, dependencies=[Depends(single_values)])
     app.include_router(alerts.router, dependencies=[Depends(single_values)])
     app.include_router(exports.router, dependencies=[Depends(single_values)])
-    app.include_router(bug_exports.router, dependencies=[Depends(single_values)])
+    app.include_router(bug_exports.router, dependencies=bug_reads)
     app.include_router(bug_webhooks.router, dependencies=bug_writes)
     app.include_router(bug_links.router, dependencies=bug_writes)
     app.include_router(bug_rules.router, dependencies=bug_writes)
     app.include_router(bug_attachments.router, dependencies=bug_writes)
-    app.include_router(bug_figures.router, dependencies=[Depends(single_values)])
+    app.include_router(bug_figures.router, dependencies=bug_reads)
     app.include_router(bugs.router, dependencies=bug_writes)
     app.include_router(admin.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
-from app.bugs import comments, history, listing, tracker
+from app.bugs import attachments, comments, history, links, listing, tracker
 from app.bugs.audience import Audience
 from app.bugs.bug import CHANGEABLE, NO_SUCH_BUG, one_bug
 from app.bugs.export import SORTS, BugExports
@@ -23,6 +23,7 @@ from app.bugs.service_levels import ServiceLevels, Targets
 from app.core.clock import SystemClock
 from app.core.errors import BadRequestError, NotFoundError
 from app.routers import bug_models as models
+from app.routers.bug_attachment_models import Attachment
 from app.routers.bug_requests import PageWanted, wanted
 from app.settings import load_settings
 
@@ -130,10 +131,12 @@ async def page(connection: Connection, query: models.BugPageQuery) -> models.Bug
 
 
 class WholeBug(models.Wire):
-    """A bug with everything that was said about it and done to it, oldest first."""
+    """A bug with everything that was said about it, hangs on it and was done to it, oldest first."""
 
     bug: models.ShownBug
     comments: list[models.Comment]
+    attachments: list[Attachment]
+    links: list[models.Link]
     history: list[models.HistoryEvent]
 
 
@@ -146,12 +149,18 @@ async def whole_bug(connection: Connection, name: str) -> WholeBug:
             items, _, more = await comments.list_comments(connection, bug_id, _STAFF, after, AT_ONCE)
             return items, more
 
+        async def hung(after: Cursor | None) -> tuple[list[dict[str, Any]], Cursor | None]:
+            items, _, more = await attachments.list_attachments(connection, bug_id, None, _STAFF, after, AT_ONCE)
+            return items, more
+
         async def done(after: Cursor | None) -> tuple[list[dict[str, Any]], Cursor | None]:
             return await history.list_history(connection, bug_id, _STAFF, after, AT_ONCE)
 
         return WholeBug(
             bug=models.ShownBug.model_validate(await one_bug(connection, bug_id, _STAFF, _levels())),
             comments=[models.Comment.model_validate(one) for one in await _all(said)],
+            attachments=[Attachment.model_validate(one) for one in await _all(hung)],
+            links=[models.Link.model_validate(one) for one in await links.list_links(connection, bug_id)],
             history=[models.HistoryEvent.model_validate(one) for one in await _all(done)],
         )
 
@@ -198,6 +207,8 @@ async def export(
     connection: Connection, query: models.BugQuery, form: Form, output: Path | None, *, comments: bool
 ) -> None:
     """To standard output, or to a file that is there when it is whole. BadRequestError for an order that is none."""
+    if comments and form is Form.CSV:
+        raise BadRequestError("--comments: only an export in JSON has them (--format json)")
     narrowed, sort = wanted(query, _levels())
     if sort not in SORTS:
         raise BadRequestError(f"sort: an export is in one of the orders {', '.join(SORTS)}")

@@ -16,10 +16,11 @@ from app.bugs.similar import SimilarTitles
 from app.bugs.summary import CachedFigures
 from app.bugs.telemetry import BugsFromTelemetry
 from app.bugs.upkeep import BugUpkeep
+from app.bugs.upload_places import UploadPlaces
 from app.bugs.uploads import Uploads
 from app.bugs.webhook_sender import SenderOptions, WebhookSender
 from app.core.places import Places
-from app.sqal import sightings
+from app.sqal.sightings import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from app.core.database import Database
     from app.infrastructure import Infrastructure
     from app.settings import Settings
+    from app.sqal.alert_rules import AlertRules
 
 DOWNLOADS_AT_ONCE: Final = 32  # each holds a file open and a chunk in memory
 CLOCKS_APART_S: Final = 300.0  # at most, of processes that share a database
@@ -61,9 +63,11 @@ class BugTracker:
 
 
 def make_bug_tracker(
-    settings: Settings, clock: Clock, infrastructure: Infrastructure, database: Database
+    settings: Settings, clock: Clock, infrastructure: Infrastructure, database: Database, rules: AlertRules
 ) -> BugTracker:
-    """Opens nothing but the folder of attachments. CannotStartError when that cannot be used."""
+    """`rules`: by which readings raise alerts. Opens nothing but the folder of attachments. CannotStartError when that
+    cannot be used.
+    """
     store = make_attachment_store(settings)
     figures = CachedFigures(infrastructure.cache)
     return BugTracker(
@@ -78,19 +82,20 @@ def make_bug_tracker(
         attachments=store,
         uploads=Uploads(
             store,
-            most_at_once=settings.bug_uploads_at_once,
+            UploadPlaces(settings.bug_uploads_at_once),
             most_bytes=settings.bug_attachment_bytes,
             idle_s=settings.upload_idle_s,
         ),
         downloads=Places("downloads", DOWNLOADS_AT_ONCE, retry_after_s=5.0),
-        telemetry=_telemetry(settings, clock, figures.changed) if settings.bugs_from_telemetry else None,
+        telemetry=_telemetry(settings, clock, rules, figures.changed) if settings.bugs_from_telemetry else None,
     )
 
 
-def _telemetry(settings: Settings, clock: Clock, on_change: Callable[[], None]) -> BugsFromTelemetry:
+def _telemetry(settings: Settings, clock: Clock, rules: AlertRules, on_change: Callable[[], None]) -> BugsFromTelemetry:
     late_s = settings.ingest_max_wait_s + settings.commit_deadline_s + CLOCKS_APART_S
+    alerts = Sightings(rules, settings.alert_late_s)
     return BugsFromTelemetry(
-        clock, sightings, every_s=settings.bugs_telemetry_every_s, overlap_s=late_s, on_change=on_change
+        clock, alerts, every_s=settings.bugs_telemetry_every_s, overlap_s=late_s, on_change=on_change
     )
 
 

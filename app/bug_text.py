@@ -9,10 +9,11 @@ from app.core.clock import iso
 from app.terminal import age, indented, printable, table, terminal_width, with_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from app.bug_admin import WholeBug
     from app.routers import bug_models as models
+    from app.routers.bug_attachment_models import Attachment
 
 COLOURS: Final = {"critical": "1;31", "high": "31", "urgent": "1;31", "medium": "33", "resolved": "32", "closed": "2"}
 HEADER: Final = ("BUG", "STATUS", "SEVERITY", "PRIORITY", "AGE", "DEVICE", "ASSIGNEE", "TITLE")
@@ -58,13 +59,57 @@ def told(whole: WholeBug, now: datetime) -> Iterator[str]:
         internal = ", internal" if one.is_internal else ""
         yield printable(f"  {iso(one.created_at)} {one.author or one.author_id}{internal}")
         yield indented(one.comment, "    ")
+    if whole.attachments:
+        yield "\nAttachments"
+        yield from table([_attachment(one) for one in whole.attachments], terminal_width(), most=30)
+    if whole.links:
+        yield "\nLinks"
+        yield from table([(f"  {one.kind}", _link(one)) for one in whole.links], terminal_width())
     yield "\nHistory"
     yield from table([_event(event) for event in whole.history], terminal_width(), most=30)
 
 
+def _attachment(one: Attachment) -> tuple[str, str, str, str]:
+    internal = ", internal" if one.is_internal else ""
+    return f"  {iso(one.created_at)}", one.uploader_id, _size(one.size_bytes), f"{one.file_name}{internal}"
+
+
+def _link(one: models.Link) -> str:
+    if one.bug is not None:
+        return f"{one.relation} #{one.bug.number} {one.bug.title} ({one.bug.status})"
+    sample = f"{one.sample_id} of {one.device_id} at {_as_text(one.device_time)}"
+    return sample if one.kind == "sample" else one.device_id or one.firmware or one.lot or "-"
+
+
 def _event(event: models.HistoryEvent) -> tuple[str, str, str]:
-    change = "" if event.field is None else f" {event.field}: {_as_text(event.old)} -> {_as_text(event.new)}"
-    return f"  {iso(event.at)}", event.actor_name or event.actor, " ".join(f"{event.kind}{change}".split())
+    return f"  {iso(event.at)}", event.actor_name or event.actor, " ".join(f"{event.kind} {event_words(event)}".split())
+
+
+def event_words(event: models.HistoryEvent) -> str:
+    """What an event is about, after its kind; empty where the kind says all."""
+    if event.field is not None:
+        return f"{event.field}: {_as_text(event.old)} -> {_as_text(event.new)}"
+    about = event.old if event.new is None else event.new
+    if not isinstance(about, dict):
+        return ""
+    if event.kind in ("attached", "detached"):
+        return f"{about.get('fileName')} ({_size(about.get('sizeBytes') or 0)})"
+    if event.kind in ("linked", "unlinked"):
+        return _linked(about)
+    return f"{about.get('rule')} x {about.get('occurrences')}" if event.kind == "seen" else ""
+
+
+def _linked(about: Mapping[str, Any]) -> str:
+    kind = about.get("kind")
+    if kind == "bug":
+        return f"bug: {about.get('relation')} #{about.get('bugNumber')}"
+    if kind == "sample":
+        return f"sample {about.get('sampleId')} of {about.get('deviceId')} at {about.get('deviceTime')}"
+    return f"{kind} {about.get('deviceId') or about.get('firmware') or about.get('lot')}"
+
+
+def _size(count: int) -> str:
+    return f"{count:,} byte{'' if count == 1 else 's'}"
 
 
 def _as_text(value: Any) -> str:

@@ -91,7 +91,7 @@ def bugs_list(
 
 @bugs.command("show")
 def bugs_show(bug: Named, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """One bug, with its comments and its history."""
+    """One bug, with its comments, attachments, links and history."""
     whole = ask(data_dir, partial(bug_admin.whole_bug, name=bug))
     if as_json:
         parts = whole.model_dump(mode="json", by_alias=True)

@@ -123,8 +123,8 @@ def make_databases(dsn: str, settings: Settings, infrastructure: Infrastructure)
     )
 
 
-def make_store(settings: Settings, recipes: RecipeBook, codec: MessageCodec, quarantine: Quarantine) -> SampleStore:
-    rules = AlertRules(
+def make_alert_rules(settings: Settings) -> AlertRules:
+    return AlertRules(
         AlertSettings(
             score_critical=settings.alert_score_critical,
             score_warning=settings.alert_score_warning,
@@ -135,11 +135,14 @@ def make_store(settings: Settings, recipes: RecipeBook, codec: MessageCodec, qua
             late_s=settings.alert_late_s,
         )
     )
+
+
+def make_store(settings: Settings, recipes: RecipeBook, codec: MessageCodec, quarantine: Quarantine) -> SampleStore:
     return SampleStore(
         recipes,
         codec,
         quarantine,
-        ReadingAlerts(rules),
+        ReadingAlerts(make_alert_rules(settings)),
         retention=timedelta(days=settings.sample_retention_days),
         sites=settings.sites,
     )
@@ -217,5 +220,5 @@ def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, d
         recorder=infrastructure.recorder,
         device_counts=DeviceCounts(infrastructure.metrics, clock, states, lambda: cached.changed([FLEET])),
         cached=cached,
-        bugs=make_bug_tracker(settings, clock, infrastructure, databases.bugs),
+        bugs=make_bug_tracker(settings, clock, infrastructure, databases.bugs, make_alert_rules(settings)),
     )

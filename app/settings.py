@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     # Attachments of bugs: in a folder (by default of DATA_DIR), or in a bucket that speaks S3.
     bug_attachment_bytes: int = Field(default=25 * MIB, ge=1_024, le=40 * GIB, description="for each file")
     bug_attachments_per_bug: int = Field(default=100, ge=1, le=10_000, description="internal ones as many again")
-    bug_uploads_at_once: int = Field(default=4, ge=1, le=100, description="in this process; more are refused with 503")
+    bug_uploads_at_once: int = Field(default=16, ge=1, le=100, description="in this process; 4 of one principal")
     upload_idle_s: float = Field(default=30.0, gt=0, le=600, description="then a client that sends nothing is given up")
     bug_attachments_dir: Path | None = None
     bug_attachments_url: str | None = Field(default=None, description="s3://bucket/prefix, of this database alone")

@@ -173,6 +173,7 @@ CREATE TABLE IF NOT EXISTS bug_deliveries (
     next_at      timestamptz NOT NULL,
     delivered_at timestamptz,
     attempts     integer NOT NULL DEFAULT 0,
+    is_internal  boolean NOT NULL DEFAULT false,
     last_status  integer,
     state        text NOT NULL CHECK (state IN ('waiting', 'delivered', 'dead')),
     kind         text NOT NULL,
@@ -257,7 +258,11 @@ CREATE INDEX IF NOT EXISTS bug_links_by_device ON bug_links (device_id, created_
 
 CREATE INDEX IF NOT EXISTS bug_fingerprints_by_bug ON bug_fingerprints (bug_id);
 
+CREATE INDEX IF NOT EXISTS bug_affected_by_value ON bug_affected (kind, value);
+
 CREATE INDEX IF NOT EXISTS bug_deliveries_waiting ON bug_deliveries (next_at) WHERE state = 'waiting';
+
+CREATE INDEX IF NOT EXISTS bug_deliveries_internal ON bug_deliveries (next_at) WHERE state = 'waiting' AND is_internal;
 
 CREATE INDEX IF NOT EXISTS bug_deliveries_by_webhook ON bug_deliveries (webhook_id, created_at, id);
 
@@ -448,7 +453,8 @@ CREATE OR REPLACE FUNCTION bugs_counted() RETURNS trigger LANGUAGE plpgsql AS $$
         SELECT date_bin('15 minutes', at, '2000-01-01 00:00:00+00'), sum(created), sum(resolved), sum(opened) FROM (
         SELECT created_at AS at, 1 AS created, 0 AS resolved, 1 AS opened FROM new_bugs
         UNION ALL SELECT resolved_at, 0, 1, 0 FROM new_bugs
-        UNION ALL SELECT status_changed_at, 0, 0, -1 FROM new_bugs WHERE status NOT IN ('open', 'in_progress', 'awaiting_info', 'reopened')
+        UNION ALL SELECT coalesce(resolved_at, status_changed_at), 0, 0, -1 FROM new_bugs
+                  WHERE status NOT IN ('open', 'in_progress', 'awaiting_info', 'reopened')
     ) AS moved
         WHERE at IS NOT NULL GROUP BY 1 HAVING sum(created) <> 0 OR sum(resolved) <> 0 OR sum(opened) <> 0 ORDER BY 1
         ON CONFLICT (bucket) DO UPDATE SET created = kept.created + excluded.created,
@@ -479,7 +485,8 @@ CREATE OR REPLACE FUNCTION bugs_counted() RETURNS trigger LANGUAGE plpgsql AS $$
         SELECT date_bin('15 minutes', at, '2000-01-01 00:00:00+00'), sum(created), sum(resolved), sum(opened) FROM (
         SELECT created_at AS at, -1 AS created, 0 AS resolved, -1 AS opened FROM old_bugs
         UNION ALL SELECT resolved_at, 0, -1, 0 FROM old_bugs
-        UNION ALL SELECT status_changed_at, 0, 0, 1 FROM old_bugs WHERE status NOT IN ('open', 'in_progress', 'awaiting_info', 'reopened')
+        UNION ALL SELECT coalesce(resolved_at, status_changed_at), 0, 0, 1 FROM old_bugs
+                  WHERE status NOT IN ('open', 'in_progress', 'awaiting_info', 'reopened')
     ) AS moved
         WHERE at IS NOT NULL GROUP BY 1 HAVING sum(created) <> 0 OR sum(resolved) <> 0 OR sum(opened) <> 0 ORDER BY 1
         ON CONFLICT (bucket) DO UPDATE SET created = kept.created + excluded.created,
@@ -538,6 +545,8 @@ CREATE OR REPLACE TRIGGER bugs_updated AFTER UPDATE ON bugs REFERENCING OLD TABL
 CREATE OR REPLACE TRIGGER bugs_deleted AFTER DELETE ON bugs REFERENCING OLD TABLE AS old_bugs FOR EACH STATEMENT EXECUTE FUNCTION bugs_counted();
 
 CREATE OR REPLACE TRIGGER bug_events_kept BEFORE UPDATE OR DELETE ON bug_events FOR EACH ROW EXECUTE FUNCTION bug_history_is_kept();
+
+CREATE OR REPLACE TRIGGER bug_events_not_emptied BEFORE TRUNCATE ON bug_events FOR EACH STATEMENT EXECUTE FUNCTION bug_history_is_kept();
 
 DO $$
     BEGIN

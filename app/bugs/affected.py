@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from app.bugs.telemetry_rules import Sighting
+    from app.bugs.telemetry_rules import Share
     from app.core.database import Connection
 
-MOST: Final = 200
+MOST: Final = 1_000
 """Kept of each kind for one bug: those that were seen last."""
 KINDS: Final = ("device", "firmware", "lot", "sample")
 NOTE: Final = """
     INSERT INTO bug_affected AS a (bug_id, kind, value, times, first_at, last_at)
-    SELECT $1, kind, value, times, $2, $3 FROM unnest($4::text[], $5::text[], $6::int8[]) AS met (kind, value, times)
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int8[], $5::timestamptz[], $6::timestamptz[])
     ON CONFLICT (bug_id, kind, value) DO UPDATE SET times = a.times + excluded.times,
-        last_at = greatest(a.last_at, excluded.last_at)
+        first_at = least(a.first_at, excluded.first_at), last_at = greatest(a.last_at, excluded.last_at)
 """
 FORGET: Final = """
     DELETE FROM bug_affected a USING (
@@ -37,22 +37,43 @@ FINGERPRINTS: Final = """
 """
 
 
-async def note_affected(connection: Connection, bug_id: UUID, seen: Sighting, times: int, first_at: datetime) -> None:
-    """Count what an alert met. Of its new occurrences it names the last reading: all count as that one's lot."""
-    met = [("device", name, times) for name in seen.devices[:MOST]]
-    met += [("firmware", version, times) for version in seen.firmwares[:MOST]]
-    met += [("lot", seen.lot, times)] if seen.lot else []
-    met += [("sample", f"{seen.device_id}/{seen.sample_id}", 1)] if seen.sample_id else []
-    kinds, values, counts = ([one[place] for one in met] for place in range(3))
-    await connection.execute(NOTE, bug_id, first_at, seen.seen_at, kinds, values, counts)
+async def note_affected(connection: Connection, bug_id: UUID, share: Share, first_at: datetime) -> None:
+    """Count what each reading met; what is not known by its reading counts as the last one's, from `first_at` on."""
+    met: dict[tuple[str, str], tuple[int, datetime, datetime]] = {}
+
+    def count(kind: str, value: str | None, times: int, first: datetime, last: datetime) -> None:
+        if value and times:
+            former = met.get((kind, value), (0, first, last))
+            met[kind, value] = (former[0] + times, min(former[1], first), max(former[2], last))
+
+    seen, since = share.seen, min([first_at, *(one.received_at for one in share.readings)])
+    for name in seen.devices[:MOST]:
+        count("device", name, share.times, since, seen.seen_at)
+    for one in share.readings:
+        named = {"firmware": one.firmware, "lot": one.lot, "sample": f"{seen.device_id}/{one.sample_id}"}
+        for kind, value in named.items():
+            count(kind, value, 1, one.received_at, one.received_at)
+    for version in seen.firmwares[:MOST]:
+        count("firmware", version, share.unknown, first_at, seen.seen_at)
+    count("lot", seen.lot, share.unknown, first_at, seen.seen_at)
+    sample = f"{seen.device_id}/{seen.sample_id}" if seen.sample_id else None
+    if ("sample", sample) not in met:
+        count("sample", sample, min(share.unknown, 1), first_at, seen.seen_at)
+    keys = sorted(met)
+    columns = (list(one) for one in zip(*((*key, *met[key]) for key in keys), strict=True))
+    await connection.execute(NOTE, bug_id, *(columns if keys else [[]] * 5))
     await connection.execute(FORGET, bug_id, MOST)
 
 
 async def affected(connection: Connection, bug_id: UUID) -> dict[str, Any]:
-    """By kind, newest first, and the fingerprints. NotFoundError for an unknown bug."""
+    """By kind, newest first, and the fingerprints; `truncated` where older ones of a kind may have been forgotten.
+    NotFoundError for an unknown bug.
+    """
     if not await connection.fetchval("SELECT true FROM bugs WHERE id = $1", bug_id):
         raise NotFoundError(NO_SUCH_BUG)
     by_kind: dict[str, Any] = {f"{kind}s": [] for kind in KINDS}
     for kind, *met in await connection.fetch(SELECT, bug_id):
         by_kind[f"{kind}s"].append(dict(zip(("value", "times", "first_at", "last_at"), met, strict=True)))
-    return {"fingerprints": [dict(one) for one in await connection.fetch(FINGERPRINTS, bug_id)], "most": MOST} | by_kind
+    fingerprints = [dict(one) for one in await connection.fetch(FINGERPRINTS, bug_id)]
+    truncated = any(len(met) >= MOST for met in by_kind.values())
+    return {"fingerprints": fingerprints, "most": MOST, "truncated": truncated} | by_kind

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from app.core.clock import iso
 from app.core.cursor import Cursor
-from app.core.errors import NotFoundError
+from app.core.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,6 +25,7 @@ MOST_WAITING: Final = 10_000
 """For one webhook: of more, the oldest are given up."""
 PURGED_AT_ONCE: Final = 5_000
 NO_SUCH_DELIVERY: Final = "there is no such delivery"
+WITHHELD: Final = "it is internal, and the webhook is not told of that"
 SHOWN: Final = (
     "id, webhook_id, kind AS event, state, attempts, last_status, last_error, created_at, next_at, delivered_at"
 )
@@ -32,8 +33,9 @@ SHOWN: Final = (
 # The end of a statement whose `told` are new events: of bug $2, at $3, by $5. The body is made of what the transaction
 # sees. A webhook that is being deleted is waited for, then passed over: its rows would point nowhere.
 ENQUEUE: Final = """
-    INSERT INTO bug_deliveries (id, webhook_id, created_at, next_at, state, kind, body)
-    SELECT gen_random_uuid(), w.id, $3, $3, 'waiting', 'bug.' || told.kind, json_build_object(
+    INSERT INTO bug_deliveries (id, webhook_id, created_at, next_at, is_internal, state, kind, body)
+    SELECT gen_random_uuid(), w.id, $3, $3, told.is_internal OR coalesce(c.is_internal, false), 'waiting',
+        'bug.' || told.kind, json_build_object(
         'id', told.id,
         'event', 'bug.' || told.kind,
         'at', to_char($3 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
@@ -58,11 +60,20 @@ ADD: Final = f"""
     INSERT INTO bug_deliveries (id, webhook_id, created_at, next_at, state, kind, body)
     VALUES ($1, $2, $3, $3, 'waiting', $4, $5) RETURNING {SHOWN}
 """
+# A webhook may be told of less now, or be somebody else's, than when this was written for it.
+MAY_GO: Final = "(w.include_internal OR NOT d.is_internal)"
+WITHHOLD: Final = f"""
+    UPDATE bug_deliveries SET state = 'dead', next_at = $1, last_error = '{WITHHELD}' WHERE id IN (
+        SELECT d.id FROM bug_deliveries d JOIN bug_webhooks w ON w.id = d.webhook_id
+        WHERE d.state = 'waiting' AND d.is_internal AND d.next_at <= $1 AND NOT {MAY_GO}
+        FOR UPDATE OF d SKIP LOCKED)
+"""
 # One for each webhook of which nothing is being sent by us; taken from the other processes until $2.
-CLAIM: Final = """
+CLAIM: Final = f"""
     WITH due AS MATERIALIZED (
         SELECT first.id, w.id AS webhook_id, w.url, w.secret FROM bug_webhooks w CROSS JOIN LATERAL (
             SELECT d.id FROM bug_deliveries d WHERE d.webhook_id = w.id AND d.state = 'waiting' AND d.next_at <= $1
+                AND {MAY_GO}
             ORDER BY d.next_at LIMIT 1 FOR UPDATE SKIP LOCKED
         ) AS first WHERE w.enabled AND w.id <> ALL($3::uuid[])
     )
@@ -81,8 +92,14 @@ CLOSE: Final = """
     WHERE webhook_id = $1 AND state = 'waiting' AND id <> $2
 """
 RESEND: Final = f"""
-    UPDATE bug_deliveries SET state = 'waiting', next_at = $3, attempts = 0, delivered_at = NULL
+    UPDATE bug_deliveries SET state = 'waiting', next_at = $3, attempts = 0, delivered_at = NULL, last_status = NULL,
+        last_error = NULL
     WHERE webhook_id = $1 AND id = $2 RETURNING {SHOWN}
+"""
+# While the webhook is as it is.
+ASK: Final = f"""
+    SELECT w.enabled, {MAY_GO} AS may_go FROM bug_webhooks w JOIN bug_deliveries d ON d.webhook_id = w.id
+    WHERE w.id = $1 AND d.id = $2 FOR SHARE OF w
 """
 PURGE: Final = f"""
     DELETE FROM bug_deliveries WHERE id IN (
@@ -116,6 +133,14 @@ async def claim(connection: Connection, now: datetime, lease: timedelta, busy: C
     """
     records = await connection.fetch(CLAIM, now, now + lease, list(busy))
     return [Claimed(**record) for record in records]
+
+
+async def withhold(connection: Connection, now: datetime) -> int:
+    """Give up what is due and internal, where its webhook is not told of that any more; how many. `claim` passes them
+    over in any case.
+    """
+    withheld: str = await connection.execute(WITHHOLD, now)
+    return int(withheld.rsplit(maxsplit=1)[-1])
 
 
 async def settle(
@@ -171,7 +196,16 @@ async def one_delivery(connection: Connection, webhook_id: UUID, delivery_id: UU
 
 
 async def resend(connection: Connection, webhook_id: UUID, delivery_id: UUID, now: datetime) -> dict[str, Any]:
-    """Send it (again) now, with all its attempts before it. NotFoundError for one that is not there."""
+    """Send it (again) now, with all its attempts before it, in the caller's transaction. NotFoundError for one that is
+    not there; ConflictError when its webhook is disabled, or is not told of what is internal and this is.
+    """
+    found = await connection.fetchrow(ASK, webhook_id, delivery_id)
+    if found is None:
+        raise NotFoundError(NO_SUCH_DELIVERY)
+    if not found["enabled"]:
+        raise ConflictError("the webhook is disabled")
+    if not found["may_go"]:
+        raise ConflictError(WITHHELD)
     record = await connection.fetchrow(RESEND, webhook_id, delivery_id, now)
     if record is None:
         raise NotFoundError(NO_SUCH_DELIVERY)

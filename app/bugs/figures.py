@@ -31,7 +31,7 @@ _TO_RESOLVE_H: Final = "date_part('epoch', bugs.resolved_at - bugs.created_at) /
 _REOPENED: Final = "count(*) FILTER (WHERE bugs.reopened > 0)"
 OVERALL: Final = f"""
     SELECT count(*) AS count, {_REOPENED} AS reopened,
-           count(*) FILTER (WHERE bugs.reopened > 0 OR bugs.resolved_at IS NOT NULL) AS ever_resolved,
+           count(*) FILTER (WHERE bugs.reopened > 0 OR NOT {_OPEN}) AS ever_settled,
            count(bugs.acknowledged_at) AS mtta_count, count(bugs.resolved_at) AS mttr_count,
            percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY {_TO_ACKNOWLEDGE_H}) AS mtta,
            percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY {_TO_RESOLVE_H}) AS mttr
@@ -102,7 +102,7 @@ async def figures(connection: Connection, scope: Scope, levels: ServiceLevels, h
         "mtta": _times(record, "mtta"),
         "mttr": _times(record, "mttr"),
         "ageing": ageing,
-        "reopen_rate": record["reopened"] / record["ever_resolved"] if record["ever_resolved"] else None,
+        "reopen_rate": record["reopened"] / record["ever_settled"] if record["ever_settled"] else None,
         "sla": kept,
         "device_hours": used_h,
         "per_thousand_device_hours": _per_thousand(record["count"], used_h),

@@ -115,6 +115,12 @@ async def hold_duplicate(connection: Connection, bug_id: UUID, other_id: UUID | 
     return dict(await hold_bugs(connection, bug_id, [other for other in others if other is not None]))
 
 
+async def duplicate_of(connection: Connection, bug_id: UUID) -> UUID | None:
+    """The bug that this one is a duplicate of."""
+    record = await connection.fetchrow(DUPLICATES, bug_id)
+    return record["other_id"] if record else None
+
+
 async def set_duplicate(
     connection: Connection, bug_id: UUID, other_id: UUID | None, bugs: Mapping[UUID, Row], actor: str, now: datetime
 ) -> None:

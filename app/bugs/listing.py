@@ -47,6 +47,7 @@ ORDERS: Final = {
 """By what lists can be sorted; `-` is descending: newest, gravest, most urgent first."""
 NEWEST: Final = "-createdAt"
 _NAMES: Final = tuple(ORDERS)
+_RANKS: Final = ("severity_rank", "priority_rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,9 @@ class BugCursor:
             raise ValueError("a cursor of another ordering")
         made = cls(_NAMES[place], value, number)
         made.sort_value()
+        column = ORDERS[made.sort].column
+        if number < 1 or (column in _RANKS and value not in range(4)) or (column == "number" and value != number):
+            raise ValueError("a cursor of no bug")
         return made
 
     def sort_value(self) -> datetime | int:

@@ -50,7 +50,7 @@ FIGURES: Final = (
     SELECT date_bin('15 minutes', at, '2000-01-01 00:00:00+00'), sum(created), sum(resolved), sum(opened) FROM (
         SELECT created_at AS at, 1 AS created, 0 AS resolved, 1 AS opened FROM bugs
         UNION ALL SELECT resolved_at, 0, 1, 0 FROM bugs WHERE resolved_at IS NOT NULL
-        UNION ALL SELECT status_changed_at, 0, 0, -1 FROM bugs
+        UNION ALL SELECT coalesce(resolved_at, status_changed_at), 0, 0, -1 FROM bugs
                   WHERE status NOT IN ('open', 'in_progress', 'awaiting_info', 'reopened')
     ) AS moved GROUP BY 1
     """,

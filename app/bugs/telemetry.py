@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import UUID
 
 import asyncpg
 
@@ -17,9 +18,10 @@ from app.bugs import history, tracker
 from app.bugs.affected import note_affected
 from app.bugs.audience import Audience
 from app.bugs.bug import hold_bug
+from app.bugs.fingerprints import find_bug, remember
 from app.bugs.history import Event
 from app.bugs.rule_settings import read_rules
-from app.bugs.telemetry_rules import ACTOR, Sighting, TelemetryRule, fingerprint, reopens, report
+from app.bugs.telemetry_rules import ACTOR, Share, TelemetryRule, fingerprint, report, shares
 from app.core.clock import iso
 from app.core.database import is_away
 from app.core.errors import AppError
@@ -28,19 +30,21 @@ from app.core.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
-    from uuid import UUID
 
+    from app.bugs.telemetry_rules import Reading, Sighting
     from app.core.clock import Clock
     from app.core.database import Connection, Database, Row
 
 LOCK_KEY: Final = 0x6275_6773  # "bugs": one process counts at a time
 DEADLINE_S: Final = 30.0
 PAGE: Final = 500
+MOMENT: Final = timedelta(microseconds=1)
+NOBODY: Final = UUID(int=0)
 FIRST_LOOK: Final = timedelta(days=1)
 """How long ago an alert may have been cleared that a process still counts after its start."""
 TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock($1)"
 COUNTED: Final = "SELECT alert_id, counted FROM bug_alerts WHERE alert_id = ANY($1)"
-KEPT: Final = "SELECT bug_id, counted FROM bug_alerts WHERE alert_id = $1"
+KEPT: Final = "SELECT bug_id, counted, last_at FROM bug_alerts WHERE alert_id = $1"
 MARK: Final = """
     INSERT INTO bug_alerts AS kept (alert_id, counted, last_at)
     SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[])
@@ -50,13 +54,6 @@ KEEP: Final = """
     INSERT INTO bug_alerts (alert_id, bug_id, counted, last_at) VALUES ($1, $2, $3, $4)
     ON CONFLICT (alert_id) DO UPDATE SET bug_id = excluded.bug_id, counted = excluded.counted,
         last_at = excluded.last_at
-"""
-FIND: Final = """
-    UPDATE bug_fingerprints SET last_at = greatest(last_at, $4) WHERE (rule, subject, site_code) = ($1, $2, $3)
-    RETURNING bug_id
-"""
-REMEMBER: Final = """
-    INSERT INTO bug_fingerprints (rule, subject, site_code, bug_id, first_at, last_at) VALUES ($1, $2, $3, $4, $5, $6)
 """
 COUNT: Final = """
     UPDATE bugs SET occurrences = occurrences + $2, updated_at = greatest(updated_at, $3) WHERE id = $1
@@ -82,6 +79,14 @@ class Alerts(Protocol):
 
     async def sightings(self, connection: Connection, alert_ids: Sequence[UUID]) -> Sequence[Sighting]:
         """Those, in the order in which they were last raised."""
+        ...
+
+    async def readings(
+        self, connection: Connection, rule: str, device_id: str | None, since: datetime, until: datetime
+    ) -> Sequence[Reading]:
+        """Of a device, those that raised a rule after `since` and until then, in the order in which they came; the
+        newest alone where they are many.
+        """
         ...
 
 
@@ -165,26 +170,58 @@ class BugsFromTelemetry:
             times = seen.occurrences - (kept["counted"] if kept is not None else 0)
             if times <= 0:  # another process was faster
                 return True
-            bug, made = await _bug_of(connection, rule, seen, now)
-            is_new = kept is None or kept["bug_id"] != bug["id"]
-            await connection.execute(COUNT, bug["id"], times, now)
-            await connection.execute(KEEP, seen.alert_id, bug["id"], seen.occurrences, seen.seen_at)
-            await note_affected(connection, bug["id"], seen, times, seen.first_at if kept is None else seen.seen_at)
-            back = reopens(bug, seen)
-            if is_new or back:
-                await history.record(connection, bug["id"], bug["version"], ACTOR, now, [_told(seen, times)])
-            if back:
-                await tracker.change_bug(connection, bug["id"], {"status": "reopened"}, Audience.STAFF, ACTOR, now)
-        if made or back:
+            told = await self._count_shares(connection, rule, seen, times, kept, now)
+        for bug, made in told:
             self._on_change()
-            said = {
-                "bug": bug["number"],
-                "rule": seen.rule,
-                "alert_id": str(seen.alert_id),
-                "device_id": seen.device_id,
-            }
-            log.warning("telemetry opened a bug" if made else "telemetry reopened a bug", **said)
+            log.warning(
+                "telemetry opened a bug" if made else "telemetry reopened a bug",
+                bug=bug["number"],
+                rule=seen.rule,
+                alert_id=str(seen.alert_id),
+                device_id=seen.device_id,
+            )
         return True
+
+    async def _count_shares(
+        self, connection: Connection, rule: TelemetryRule, seen: Sighting, times: int, kept: Row | None, now: datetime
+    ) -> list[tuple[Row, bool]]:
+        """The bugs that were made (true) or reopened (false)."""
+        since = kept["last_at"] if kept is not None else seen.first_at - MOMENT
+        readings = await self._alerts.readings(connection, seen.rule, seen.device_id, since, seen.seen_at)
+        parts = shares(rule, seen, readings, times)
+        known = [await find_bug(connection, fingerprint(rule, one.seen), one) for one in parts]
+        told: list[tuple[Row, bool]] = []
+        counted_in: dict[int, UUID] = {}
+        # In the order of their ids, new ones last: no two who hold bugs wait in a circle.
+        for place in sorted(range(len(parts)), key=lambda place: (known[place] is None, known[place] or NOBODY)):
+            bug, made, back = await _count_share(connection, rule, parts[place], known[place], kept, now)
+            counted_in[place] = bug["id"]
+            told += [(bug, made)] if made or back else []
+        last = counted_in[len(parts) - 1]
+        await connection.execute(KEEP, seen.alert_id, last, seen.occurrences, seen.seen_at)
+        return told
+
+
+async def _count_share(
+    connection: Connection, rule: TelemetryRule, share: Share, bug_id: UUID | None, kept: Row | None, now: datetime
+) -> tuple[Row, bool, bool]:
+    """The bug, and whether it was made, or reopened."""
+    if bug_id is None:
+        found = fingerprint(rule, share.seen)
+        bug = await tracker.report_bug(connection, report(rule, share.seen, found), ACTOR, now, origin=ACTOR)
+        await remember(connection, found, bug["id"], share)
+    else:
+        bug = await hold_bug(connection, bug_id)
+    await connection.execute(COUNT, bug["id"], share.times, now)
+    first_at = share.seen.first_at if kept is None else share.seen.seen_at
+    await note_affected(connection, bug["id"], share, first_at)
+    back = share.brings_back(bug)
+    if back is not None or kept is None or kept["bug_id"] != bug["id"]:
+        told = [_told(back or share.seen, share.times)]
+        await history.record(connection, bug["id"], bug["version"], ACTOR, now, told)
+    if back is not None:
+        await tracker.change_bug(connection, bug["id"], {"status": "reopened"}, Audience.STAFF, ACTOR, now)
+    return bug, bug_id is None, back is not None
 
 
 async def _pass_over(connection: Connection, seen: Sequence[Sighting]) -> bool:
@@ -195,18 +232,6 @@ async def _pass_over(connection: Connection, seen: Sequence[Sighting]) -> bool:
         ids, counts = [one.alert_id for one in seen], [one.occurrences for one in seen]
         await connection.execute(MARK, ids, counts, [one.seen_at for one in seen])
     return True
-
-
-async def _bug_of(connection: Connection, rule: TelemetryRule, seen: Sighting, now: datetime) -> tuple[Row, bool]:
-    """The bug of a sighting's fingerprint, locked, and whether it was made for it."""
-    found = fingerprint(rule, seen)
-    key = (found.rule, found.subject, found.site_code)
-    bug_id = await connection.fetchval(FIND, *key, seen.seen_at)
-    if bug_id is not None:
-        return await hold_bug(connection, bug_id), False
-    bug = await tracker.report_bug(connection, report(rule, seen, found), ACTOR, now, origin=ACTOR)
-    await connection.execute(REMEMBER, *key, bug["id"], seen.first_at, seen.seen_at)
-    return bug, True
 
 
 def _told(seen: Sighting, times: int) -> Event:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from app.bugs.firmware import at_or_later, canonical
+from app.bugs.firmware import at_or_later, canonical, parse
 from app.core.clock import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
     from app.bugs.vocabulary import Category, Priority, Severity
@@ -55,6 +55,54 @@ class Sighting(Protocol):
     def lot(self) -> str | None: ...
     @property
     def firmwares(self) -> Sequence[str]: ...
+    def at(
+        self, seen_at: datetime, firmware: str | None, lot: str | None, sample_id: str, sample_time: datetime
+    ) -> Sighting: ...
+
+
+class Reading(Protocol):
+    """One that raised an alert."""
+
+    @property
+    def received_at(self) -> datetime: ...
+    @property
+    def device_time(self) -> datetime: ...
+    @property
+    def sample_id(self) -> str: ...
+    @property
+    def lot(self) -> str | None: ...
+    @property
+    def firmware(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of an alert is one bug's: so many `times`, of which the `readings` are known, in the order in which they
+    came; the others go by `seen`, which is the alert as of the last of them.
+    """
+
+    seen: Sighting
+    readings: Sequence[Reading]
+    times: int
+
+    @property
+    def unknown(self) -> int:
+        return self.times - len(self.readings)
+
+    def sightings(self) -> Iterator[Sighting]:
+        """Newest first."""
+        if self.unknown:
+            yield self.seen
+        for one in reversed(self.readings):
+            yield at_reading(self.seen, one)
+
+    def brings_back(self, bug: Row) -> Sighting | None:
+        """The newest that shows that a bug is back."""
+        return next((one for one in self.sightings() if reopens(bug, one)), None)
+
+
+def at_reading(seen: Sighting, one: Reading) -> Sighting:
+    return seen.at(one.received_at, one.firmware, one.lot, one.sample_id, one.device_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +158,7 @@ class Fingerprint:
     site_code: str
     title: str
     device_id: str | None = None
+    is_firmware: bool = False
 
 
 def fingerprint(rule: TelemetryRule, seen: Sighting) -> Fingerprint:
@@ -117,7 +166,9 @@ def fingerprint(rule: TelemetryRule, seen: Sighting) -> Fingerprint:
     site = seen.site_code or ""
     at_site = f" (site {site})" if site else ""
     device_id = seen.device_id
-    if rule.group_by == "firmware" and len(versions := {canonical(one) for one in seen.firmwares}) == 1:
+    versions = {canonical(one) for one in seen.firmwares} if rule.group_by == "firmware" else set()
+    is_firmware = len(versions) == 1
+    if is_firmware:
         subject, device_id = versions.pop(), None
         title = f"Firmware {subject}: {rule.name}{at_site}"
     elif device_id is not None:
@@ -125,7 +176,24 @@ def fingerprint(rule: TelemetryRule, seen: Sighting) -> Fingerprint:
     else:
         subject = site or seen.subject
         title = f"Site {site}: {rule.name}" if site else f"{subject}: {rule.name}"
-    return Fingerprint(rule.name, subject, site, title[:MOST_TITLE], device_id)
+    return Fingerprint(rule.name, subject, site, title[:MOST_TITLE], device_id, is_firmware)
+
+
+def shares(rule: TelemetryRule, seen: Sighting, readings: Sequence[Reading], times: int) -> list[Share]:
+    """An alert's `times` among the bugs whose they are: by firmware each firmware's, else all one's. The last is what
+    the alert itself names. Of more readings than `times` the newest count.
+    """
+    readings = readings[max(len(readings) - times, 0) :]
+    if rule.group_by != "firmware":
+        return [Share(seen, readings, times)]
+    last = fingerprint(rule, seen)
+    by_subject: dict[Fingerprint, list[Reading]] = {}
+    for one in readings:
+        by_subject.setdefault(fingerprint(rule, at_reading(seen, one)), []).append(one)
+    of_last = by_subject.pop(last, [])
+    found = [Share(at_reading(seen, some[-1]), some, len(some)) for some in by_subject.values()]
+    left = times - sum(share.times for share in found)
+    return [*found, Share(seen, of_last, left)] if left else found
 
 
 def report(rule: TelemetryRule, seen: Sighting, found: Fingerprint) -> dict[str, Any]:
@@ -170,3 +238,12 @@ def reopens(bug: Row, seen: Sighting) -> bool:
         return False
     fixed_in = bug["fixed_in_firmware"]
     return fixed_in is None or any(at_or_later(one, fixed_in) for one in seen.firmwares)
+
+
+def inherits(firmware: str, bug: Row, older: str, share: Share) -> bool:
+    """Whether what a firmware shows for the first time is a bug of an older one, which it ought to have the fix of."""
+    one, other = parse(firmware), parse(older)
+    fixed_in = bug["fixed_in_firmware"]
+    if one is None or other is None or fixed_in is None or one <= other or not at_or_later(firmware, fixed_in):
+        return False
+    return share.brings_back(bug) is not None

@@ -71,6 +71,8 @@ async def change_bug(
     `if_match`: the versions that the change is good for, None for any. Raises NotFoundError, StaleError,
     workflow.TransitionError (with what is allowed), BadRequestError.
     """
+    if changes.get("status") == "reopened":
+        changes = {"duplicate_of": None, **changes}  # what is open again is no duplicate
     linking = "duplicate_of" in changes
     held = await links.hold_duplicate(connection, bug_id, changes["duplicate_of"]) if linking else {}
     bug = await hold_bug(connection, bug_id)
@@ -79,7 +81,8 @@ async def change_bug(
         raise StaleError(bug["version"], await history.changes_since(connection, bug_id, audience, since))
     now = max(now, bug["updated_at"])  # a clock that runs behind another replica's takes no time back
     written = workflow.move(bug, {name: value for name, value in changes.items() if name != "duplicate_of"}, now)
-    if written:
+    linking = linking and await links.duplicate_of(connection, bug_id) != changes["duplicate_of"]
+    if written or linking:
         bug = await _write(connection, bug, written, actor, now)
     if linking:
         await links.set_duplicate(connection, bug_id, changes["duplicate_of"], held | {bug_id: bug}, actor, now)

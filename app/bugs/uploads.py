@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.bugs.attachment_store import AttachmentStore, Writing
+    from app.bugs.upload_places import UploadPlaces
 
 SLOWEST_BYTES_S: Final = 8 * 1024  # whoever sends less than this on average has stalled, if ever so politely
 GOODBYE_S: Final = 5.0
@@ -28,13 +29,6 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
 """A form is larger than its file, by less than this."""
 _ONE_FILE: Final = "a form has one part, `file`, with a file name, and no other"
-
-
-class TooManyUploadsError(AppError):
-    """As many uploads run as this process takes."""
-
-    status = 503
-    code = "too_many_uploads"
 
 
 class StalledError(AppError):
@@ -217,29 +211,15 @@ class _Receiving:
 
 
 class Uploads:
-    """At most `most_at_once` in this process. A client that sends nothing for `idle_s` is given up."""
+    """What `places` there are bounds them. A client that sends nothing for `idle_s` is given up."""
 
-    def __init__(self, store: AttachmentStore, *, most_at_once: int, most_bytes: int, idle_s: float) -> None:
+    def __init__(self, store: AttachmentStore, places: UploadPlaces, *, most_bytes: int, idle_s: float) -> None:
         self._store = store
-        self._most_at_once = most_at_once
+        self.places = places
         self._most_bytes = most_bytes
         self._idle_s = idle_s
         self._waits: set[asyncio.Timeout] = set()
-        self._ended = asyncio.Event()
         self._stopping = False
-        self.running = 0
-
-    @asynccontextmanager
-    async def holding(self) -> AsyncIterator[None]:
-        """A place for one upload, until all of it is done. TooManyUploadsError when there is none."""
-        if self.running >= self._most_at_once:
-            raise TooManyUploadsError("too many uploads run now; try again shortly", retry_after_s=5.0)
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._ended.set()
 
     async def run(self) -> None:
         """Until cancelled: then whoever still sends is answered 503, and what they sent is gone when this returns."""
@@ -251,9 +231,7 @@ class Uploads:
                 wait.reschedule(0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
-                    while self.running:
-                        self._ended.clear()
-                        await self._ended.wait()
+                    await self.places.all_free()
 
     async def receive(self, chunks: AsyncIterator[bytes], body: RawBody | FormBody) -> Received:
         """Read a whole file into the store. Whatever it raises, nothing is left there.

@@ -106,6 +106,7 @@ class WebhookSender:
         try:
             async with database.connection() as connection:
                 await self._look_after(connection)
+                self._gave_up(await deliveries.withhold(connection, self._clock.now()), deliveries.WITHHELD)
                 return await deliveries.claim(connection, self._clock.now(), self._lease, self._busy)
         except AppError as error:
             log.warning("webhooks wait: the outbox cannot be read", reason=error.code)
@@ -115,12 +116,14 @@ class WebhookSender:
 
     async def _look_after(self, connection: Connection) -> None:
         if self._is_time("purge", PURGE_EVERY_S):
-            given_up = await deliveries.purge(connection, self._clock.now())
-            if given_up:
-                self._metrics.webhook_deliveries.labels("dead").inc(given_up)
-                log.warning("webhook deliveries are dead: too many wait", deliveries=given_up)
+            self._gave_up(await deliveries.purge(connection, self._clock.now()), "too many others wait")
         if self._is_time("count", COUNT_EVERY_S):
             self._metrics.webhook_waiting.labels().set(await deliveries.count_waiting(connection))
+
+    def _gave_up(self, how_many: int, why: str) -> None:
+        if how_many:
+            self._metrics.webhook_deliveries.labels("dead").inc(how_many)
+            log.warning("webhook deliveries are dead", deliveries=how_many, reason=why)
 
     def _is_time(self, what: str, every_s: float) -> bool:
         now = self._clock.monotonic()

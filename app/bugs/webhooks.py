@@ -6,10 +6,12 @@ import base64
 import hashlib
 import hmac
 import secrets
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
+from app.bugs.webhook_post import may_connect
 from app.core.errors import BadRequestError, ConflictError, NotFoundError
 from app.core.ids import uuid7
 
@@ -35,12 +37,12 @@ _MOST_PORT: Final = 65_535
 
 
 async def create_webhook(
-    connection: Connection, wanted: Mapping[str, Any], actor: str, now: datetime
+    connection: Connection, wanted: Mapping[str, Any], actor: str, now: datetime, *, loopback: bool = False
 ) -> dict[str, Any]:
     """In the caller's transaction, with its secret: the only time that it can be seen. ConflictError when there are too
-    many, BadRequestError for an address that nothing can be sent to.
+    many, BadRequestError for an address that nothing can be sent to; `loopback`: this machine's own are none of them.
     """
-    check_url(wanted["url"])
+    check_url(wanted["url"], loopback=loopback)
     await connection.execute(ALONE)
     if await connection.fetchval("SELECT count(*) FROM bug_webhooks") >= MOST:
         raise ConflictError(f"there are at most {MOST} webhooks")
@@ -67,13 +69,18 @@ async def one_webhook(connection: Connection, webhook_id: UUID) -> dict[str, Any
 
 
 async def change_webhook(
-    connection: Connection, webhook_id: UUID, changes: Mapping[str, Any], *, rotate_secret: bool
+    connection: Connection,
+    webhook_id: UUID,
+    changes: Mapping[str, Any],
+    *,
+    rotate_secret: bool,
+    loopback: bool = False,
 ) -> dict[str, Any]:
     """Change members of CHANGEABLE; with a new `secret`, shown once, when it is to be rotated: the former one is good
     for nothing from then on. NotFoundError for an unknown id.
     """
     if "url" in changes:
-        check_url(changes["url"])
+        check_url(changes["url"], loopback=loopback)
     shown = {"secret": make_secret()} if rotate_secret else {}
     written = {name: changes[name] for name in CHANGEABLE if name in changes} | shown
     if not written:
@@ -93,9 +100,10 @@ async def delete_webhook(connection: Connection, webhook_id: UUID) -> None:
         raise NotFoundError(NO_SUCH_WEBHOOK)
 
 
-def check_url(text: str) -> httpx.URL:
-    """The address, taken apart. BadRequestError for one that is not http(s), or holds credentials: they would stand in
-    lists and logs.
+def check_url(text: str, *, loopback: bool = False) -> httpx.URL:
+    """The address, taken apart. BadRequestError for one that is not http(s), or holds credentials (they would stand in
+    lists and logs), or is in digits one that is never called; `loopback`: this machine may be. A name is looked at each
+    time that it is called: it may become another address.
     """
     try:
         url = httpx.URL(text)
@@ -107,7 +115,20 @@ def check_url(text: str) -> httpx.URL:
         raise BadRequestError(f"the port must be 1 to {_MOST_PORT}", pointer="#/url")
     if url.userinfo:
         raise BadRequestError("must not hold credentials: receivers know us by the signature", pointer="#/url")
+    literal = _in_digits(url.raw_host.decode("ascii"))
+    if literal is not None and not may_connect(literal, loopback=loopback):
+        raise BadRequestError("this address is this machine's own, or no host's: it is never called", pointer="#/url")
     return url
+
+
+def _in_digits(host: str) -> str | None:
+    """The IP address that a host is, in any of the spellings that a resolver takes for one."""
+    if ":" in host:
+        return host
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
+    except OSError:
+        return None
 
 
 def make_secret() -> str:

@@ -63,6 +63,7 @@ def move(bug: Row, changes: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         written["assigned_at"] = None if written["assigned_to"] is None else now
     if "status" in written:
         written |= _enter(bug, written, now)
+    _need(bug, written)
     if bug["acknowledged_at"] is None and (written.get("assigned_to") or "status" in written):
         written["acknowledged_at"] = now
     return written
@@ -72,9 +73,6 @@ def _enter(bug: Row, written: Mapping[str, Any], now: datetime) -> dict[str, Any
     before, after = bug["status"], written["status"]
     if after not in TRANSITIONS[before]:
         raise TransitionError(before, after)
-    for name in REQUIRED.get(after, ()):
-        if not written.get(name, bug[name]):
-            raise BadRequestError(f"{after} needs a {name}", pointer=f"#/{name}")
     noted: dict[str, Any] = {"status_changed_at": now, "active_s": active_s(bug, now)}
     if after == "resolved":
         noted["resolved_at"] = now
@@ -84,6 +82,14 @@ def _enter(bug: Row, written: Mapping[str, Any], now: datetime) -> dict[str, Any
     elif after in _ENDS:
         noted["closed_at"] = now
     return noted
+
+
+def _need(bug: Row, written: Mapping[str, Any]) -> None:
+    """What is resolved, or was before it was closed, keeps what that needs."""
+    resolved = written.get("resolved_at", bug["resolved_at"]) is not None
+    for name in REQUIRED["resolved"] if resolved else ():
+        if not written.get(name, bug[name]):
+            raise BadRequestError(f"resolved needs a {name}", pointer=f"#/{name}")
 
 
 def active_s(bug: Row, now: datetime) -> float:

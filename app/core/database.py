@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import asyncpg
 
@@ -20,7 +20,7 @@ from app.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from asyncpg.connection import LoggedQuery
     from asyncpg.pool import PoolConnectionProxy
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 
 
+TRIES: Final = 3
+T = TypeVar("T")
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -89,6 +91,14 @@ def query_type(statement: str) -> str:
     """A label of `db_query_duration_seconds`: by the statement's first word."""
     words = statement.split(None, 1)
     return KINDS.get(words[0].rstrip(";").lower(), "other") if words else "other"
+
+
+async def tried_again(work: Callable[[], Awaitable[T]]) -> T:
+    """`work`, a transaction of its own, once more at once where it met somebody else's change, and a third time."""
+    for _ in range(TRIES - 1):
+        with suppress(TryAgainError):
+            return await work()
+    return await work()
 
 
 class TimedConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]

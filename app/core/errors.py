@@ -73,8 +73,13 @@ class UnsupportedMediaError(AppError):
 
 
 class BadCursorError(AppError):
+    """A cursor that was not given for what it is used for."""
+
     status = 400
     code = "invalid_cursor"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, more={"errors": [{"parameter": "cursor", "why": detail}]})
 
 
 class UnauthorizedError(AppError):

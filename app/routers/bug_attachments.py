@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -18,7 +17,7 @@ from app.bugs.audience import Audience
 from app.bugs.uploads import ClientGoneError, StalledError, body_of
 from app.core.errors import TooLargeError, UnavailableError
 from app.dependencies import BugReporter, CurrentResources, CurrentRuntime
-from app.routers.bug_models import Wire
+from app.routers.bug_attachment_models import Attachment, AttachmentPage
 from app.routers.bug_requests import BUG_PROBLEMS, After, BugId, Looker
 from app.routers.problems import of_error
 from app.routers.streams import StreamInPlace
@@ -53,29 +52,6 @@ UPLOAD_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     408: {**BUG_PROBLEMS[404], "description": "Nothing came for too long"},
     503: {**BUG_PROBLEMS[404], "description": "Too many uploads run, or the store of attachments does not serve"},
 }
-
-
-class Attachment(Wire):
-    """A file that hangs on a bug, or on the comment that is named. `sha256` is in hexadecimal digits."""
-
-    id: UUID
-    bug_id: UUID
-    comment_id: UUID | None
-    file_name: str
-    media_type: str
-    size_bytes: int
-    sha256: str
-    is_internal: bool
-    uploader_id: str
-    created_at: datetime
-    url: str
-
-
-class AttachmentPage(Wire):
-    attachments: list[Attachment]
-    total: int
-    limit: int
-    next_cursor: str | None
 
 
 @router.post(
@@ -144,7 +120,7 @@ async def _receive(
     """No connection is held while the file comes: whether it may come is asked before and again when it is here."""
     bugs, most = runtime.resources.bugs, runtime.settings.bug_attachments_per_bug
     body = body_of(request.headers.get("content-type"), file_name)
-    async with bugs.uploads.holding():
+    async with bugs.uploads.places.holding(who.id):
         async with bugs.database.connection() as connection:
             place = await attachments.find_place(
                 connection, bug_id, comment_id, Audience.of(who), most, is_internal=is_internal

@@ -126,11 +126,13 @@ class Evidence(BaseModel):
 
 
 class BugAbout(BugLink):
-    """`via`: "device" where the bug itself names the device, "link" where it links it or a sample of it."""
+    """`via`: "device" where the bug itself names the device, "link" where it links it or a sample of it,
+    "affected" where alerts that were counted in it met it.
+    """
 
     severity: Severity
     created_at: datetime
-    via: Literal["device", "link"]
+    via: Literal["device", "link", "affected"]
 
 
 class BugsAbout(Wire):

@@ -104,7 +104,7 @@ async def bugs_of_sample(
     after: After,
     limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Bugs that link it, newest first; also when the sample itself is no longer kept."""
+    """Bugs that link it or whose alerts it raised, newest first; also when the sample itself is no longer kept."""
     clean(device_id, sample_id)
     async with resources.bugs.database.connection() as connection:
         return _page(await backlinks.bugs_of_sample(connection, device_id, sample_id, device_time, after, limit))
@@ -114,7 +114,7 @@ async def bugs_of_sample(
 async def bugs_of_lot(
     resources: CurrentResources, _who: BugReader, lot: str, after: After, limit: Limit = 50
 ) -> dict[str, Any]:
-    """Bugs that link it, newest first."""
+    """Bugs that link it or whose alerts it raised, newest first."""
     clean(lot)
     async with resources.bugs.database.connection() as connection:
         return _page(await backlinks.bugs_of_lot(connection, lot, after, limit))

@@ -15,6 +15,7 @@ from app.bugs.workflow import STATUSES
 
 _LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _TEXT = r"^[^\x00]*[^\s\x00][^\x00]*$"
+_TAG = r"^[^\s,\x00-\x1f\x7f]([^,\x00-\x1f\x7f]*[^\s,\x00-\x1f\x7f])?$"  # lists name several between commas
 _WORD = r"^[^\x00-\x1f\x7f]+$"
 Title = Annotated[str, Field(min_length=1, max_length=300, pattern=_LINE)]
 LongText = Annotated[str, Field(min_length=1, max_length=20_000, pattern=_TEXT)]
@@ -22,7 +23,7 @@ CommentText = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_TEX
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_LINE)]
 Version = Annotated[str, Field(min_length=1, max_length=64, pattern=_LINE)]
 Email = Annotated[str, Field(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")]
-Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=_LINE)]
+Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=_TAG)]
 Tags = Annotated[list[Tag], Field(max_length=30)]
 SiteCode = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Sort = Literal["-createdAt", "createdAt", "-updatedAt", "updatedAt", "-severity", "severity", "-priority", "priority",
@@ -79,12 +80,12 @@ class BugChanges(Said):
     """What may be changed; a member left out stays as it is, null clears it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "in_progress", "assignedTo": "Marie Martin"}]})
-    title: Title = ""
-    description: LongText = ""
-    severity: Severity = "low"
-    priority: Priority = "low"
+    title: Title = Field(default_factory=str)
+    description: LongText = Field(default_factory=str)
+    severity: Severity = Field(default_factory=lambda: "low")
+    priority: Priority = Field(default_factory=lambda: "low")
     category: Category | None = None
-    status: Status = "open"
+    status: Status = Field(default_factory=lambda: "open")
     assigned_to: Name | None = None
     resolution: LongText | None = None
     resolved_by: Name | None = None
@@ -92,7 +93,7 @@ class BugChanges(Said):
     device_id: Name | None = None
     firmware_version: Version | None = None
     reproduction_steps: LongText | None = None
-    tags: Tags = []
+    tags: Tags = Field(default_factory=list)
     duplicate_of: UUID | None = Field(default=None, description="with the status duplicate: of which bug")
 
 
@@ -365,7 +366,7 @@ class BugQuery(Said):
     text: str | None = Field(
         default=None,
         max_length=200,
-        pattern=_WORD,
+        pattern=r"^[^\x00]+$",
         description='words, "a phrase", or, -not; in titles, descriptions and comments; also `q`',
     )
     created_from: str | None = Field(default=None, max_length=64)

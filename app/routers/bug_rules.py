@@ -68,9 +68,7 @@ class BugFingerprint(Wire):
 
 
 class Affected(Wire):
-    """Newest first, at most `most` of each kind. An alert names its last reading: since the look before, all of its
-    occurrences count as that one's lot and firmware.
-    """
+    """Newest first. `truncated`: there are `most` of a kind, and older ones may have been forgotten."""
 
     fingerprints: list[BugFingerprint]
     devices: list[Met]
@@ -78,6 +76,7 @@ class Affected(Wire):
     lots: list[Met]
     samples: list[Met]
     most: int
+    truncated: bool
 
 
 @router.get("/rules", response_model=Rules)

@@ -106,8 +106,10 @@ async def tell_soon(request: Request, resources: CurrentResources) -> AsyncItera
 @router.post("", status_code=201, response_model=WebhookMade)
 async def create(runtime: CurrentRuntime, who: Admin, draft: WebhookDraft) -> dict[str, Any]:
     """Tell somebody what is done to bugs. The answer holds the secret that signs, this once."""
+    loopback = runtime.settings.webhook_allow_loopback
     async with runtime.resources.bugs.database.connection() as connection, connection.transaction():
-        return await webhooks.create_webhook(connection, draft.model_dump(), who.id, runtime.clock.now())
+        wanted = draft.model_dump()
+        return await webhooks.create_webhook(connection, wanted, who.id, runtime.clock.now(), loopback=loopback)
 
 
 @router.get("", response_model=Webhooks)
@@ -125,12 +127,15 @@ async def one(resources: CurrentResources, _who: Admin, webhook_id: WebhookId) -
 
 @router.patch("/{webhook_id}", response_model=WebhookMade)
 async def change(
-    resources: CurrentResources, _who: Admin, webhook_id: WebhookId, changes: WebhookChanges
+    runtime: CurrentRuntime, _who: Admin, webhook_id: WebhookId, changes: WebhookChanges
 ) -> dict[str, Any]:
-    """Change a webhook. What waits for a disabled one waits until it is enabled."""
-    wanted = changes.model_dump(exclude_unset=True, exclude={"rotate_secret"})
-    async with resources.bugs.database.connection() as connection:
-        return await webhooks.change_webhook(connection, webhook_id, wanted, rotate_secret=changes.rotate_secret)
+    """Change a webhook. What waits for a disabled one waits until it is enabled; what is internal and waits is not sent
+    once it is not told of that.
+    """
+    wanted, rotate = changes.model_dump(exclude_unset=True, exclude={"rotate_secret"}), changes.rotate_secret
+    loopback = runtime.settings.webhook_allow_loopback
+    async with runtime.resources.bugs.database.connection() as connection:
+        return await webhooks.change_webhook(connection, webhook_id, wanted, rotate_secret=rotate, loopback=loopback)
 
 
 @router.delete("/{webhook_id}", status_code=204)
@@ -177,6 +182,8 @@ async def one_delivery(
 async def resend(
     runtime: CurrentRuntime, _who: Admin, webhook_id: WebhookId, delivery_id: DeliveryId
 ) -> dict[str, Any]:
-    """Send it now, whatever became of it before, and as often again as at first. The `webhook-id` stays."""
-    async with runtime.resources.bugs.database.connection() as connection:
+    """Send it now, whatever became of it before, and as often again as at first. The `webhook-id` stays. Not to a
+    webhook that is disabled, nor what is internal to one that is not told of that (409).
+    """
+    async with runtime.resources.bugs.database.connection() as connection, connection.transaction():
         return await deliveries.resend(connection, webhook_id, delivery_id, runtime.clock.now())

@@ -13,6 +13,7 @@ from app.bugs.audience import Audience
 from app.bugs.bug import one_bug
 from app.bugs.idempotency import once
 from app.bugs.references import resolve
+from app.core.database import tried_again
 from app.core.errors import ForbiddenError
 from app.core.security import Role
 from app.dependencies import BugReader, BugReporter, CurrentResources, CurrentRuntime, Operator
@@ -122,12 +123,16 @@ async def change(
     """Change a bug. With If-Match only the version that you have seen: else 412 tells what was changed meanwhile."""
     looker, now = Audience.of(who), levels.now
     wanted = changes.model_dump(exclude_unset=True)
-    async with runtime.resources.bugs.database.connection() as connection:
-        async with connection.transaction():
-            await tracker.change_bug(connection, bug_id, wanted, looker, who.id, now, versions)
-            item = await one_bug(connection, bug_id, looker, levels)
-        runtime.resources.bugs.figures.changed()
-        return await _detail(connection, item, response)
+
+    async def once_more() -> dict[str, Any]:
+        async with runtime.resources.bugs.database.connection() as connection:
+            async with connection.transaction():
+                await tracker.change_bug(connection, bug_id, wanted, looker, who.id, now, versions)
+                item = await one_bug(connection, bug_id, looker, levels)
+            runtime.resources.bugs.figures.changed()
+            return await _detail(connection, item, response)
+
+    return await tried_again(once_more)
 
 
 async def _detail(connection: Any, item: dict[str, Any], response: Response) -> dict[str, Any]:

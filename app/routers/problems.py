@@ -55,7 +55,10 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     phrase = HTTPStatus(error.status_code).phrase
-    response = _respond(problem(error.status_code, phrase.lower().replace(" ", "_"), phrase))
+    more: dict[str, Any] = {}
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # of the framework's own: a body that it cannot read
+        more["errors"] = [{"pointer": "#", "why": "this is no JSON in UTF-8"}]
+    response = _respond(problem(error.status_code, phrase.lower().replace(" ", "_"), phrase, **more))
     response.headers.update(error.headers or {})
     return response
 

@@ -62,7 +62,7 @@ def as_range(time_from: str | None, time_to: str | None) -> tuple[datetime | Non
     """Both ends, in order."""
     begin, end = read_time("from", time_from), read_time("to", time_to)
     if begin is not None and end is not None and begin > end:
-        raise BadRequestError("from must not be after to")
+        raise BadRequestError("from must not be after to", parameter="from")
     return begin, end
 
 

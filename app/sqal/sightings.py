@@ -1,16 +1,21 @@
-"""What others are told of alerts: which may have been raised again, and what those that were have met."""
+"""What others are told of alerts: which may have been raised again, what those have met, and by which readings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+
+from app.sqal.flags import Flag
+from app.sqal.reading import AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from app.core.database import Connection
+    from app.core.database import Connection, Row
+    from app.sqal.alert_rules import AlertRules
 
 # By two partial indexes that the updates of an open alert leave alone.
 TOUCHED: Final = """
@@ -39,6 +44,21 @@ SIGHTINGS: Final = """
     ) AS known ON reading.firmware_version IS NULL
     WHERE a.id = ANY($1) ORDER BY seen_at, a.id
 """
+MOST_READINGS: Final = 2_000
+# By the index of a device's times, within the span in which what was received then, and not late, can have its time.
+READINGS: Final = """
+    SELECT s.device_time, s.received_at, s.flags, s.grade, s.score, s.oxidation, s.freshness, s.sample_id, s.lot,
+           coalesce(s.firmware_version, d.firmware_version) AS firmware, coalesce(d.clock_offset_s, 0) AS clock_ahead_s
+    FROM devices d CROSS JOIN LATERAL (
+        SELECT device_time, received_at, flags, grade, score, oxidation, freshness, sample_id, lot, firmware_version
+        FROM samples
+        WHERE device_id = d.device_id AND received_at > $2 AND received_at <= $3 AND bucket_time <= $5
+              AND bucket_time >= $4::timestamptz + least(coalesce(d.clock_offset_s, 0), 0) * interval '1 second'
+        ORDER BY bucket_time DESC LIMIT $6
+    ) AS s
+    WHERE d.device_id = $1 ORDER BY s.received_at, s.device_time
+"""
+_CLOCK_OFF: Final = int(Flag.IMPLAUSIBLE_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,62 @@ class Sighting:
     sample_time: datetime | None
     lot: str | None
     firmwares: Sequence[str]
+
+    def at(
+        self, seen_at: datetime, firmware: str | None, lot: str | None, sample_id: str, sample_time: datetime
+    ) -> Sighting:
+        """As it was when another reading raised it."""
+        firmwares = [firmware] if firmware else []
+        return replace(
+            self, seen_at=seen_at, firmwares=firmwares, lot=lot, sample_id=sample_id, sample_time=sample_time
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One that raised an alert; `firmware` is what its device told last where it does not say."""
+
+    received_at: datetime
+    device_time: datetime
+    sample_id: str
+    lot: str | None
+    firmware: str | None
+
+
+class Sightings:
+    """Alerts as the `rules` of the service make them of readings; those older than `late_s` count apart."""
+
+    def __init__(self, rules: AlertRules, late_s: float) -> None:
+        self._rules = rules
+        self._late = timedelta(seconds=late_s)
+
+    async def touched(
+        self, connection: Connection, since: datetime, after: UUID | None, limit: int
+    ) -> Sequence[Touched]:
+        return await touched(connection, since, after, limit)
+
+    async def sightings(self, connection: Connection, alert_ids: Sequence[UUID]) -> Sequence[Sighting]:
+        return await sightings(connection, alert_ids)
+
+    async def readings(
+        self, connection: Connection, rule: str, device_id: str | None, since: datetime, until: datetime
+    ) -> Sequence[Reading]:
+        """Those of a device that raised a rule in time, received after `since` and until then, in that order. Looked
+        for among its newest in that span alone; none where no reading raises the rule.
+        """
+        if rule not in self._rules.by_name or device_id is None:
+            return []
+        span = (since, until, since - self._late, until + AHEAD)
+        found = await connection.fetch(READINGS, device_id, *span, MOST_READINGS)
+        return [
+            Reading(*(one[name] for name in Reading.__slots__))
+            for one in found
+            if rule in self._rules.raised_by(dict(one)) and not self._is_late(one)
+        ]
+
+    def _is_late(self, one: Row) -> bool:
+        times = (one["received_at"], one["device_time"], one["clock_ahead_s"])
+        return not one["flags"] & _CLOCK_OFF and self._rules.is_late(*times)
 
 
 async def touched(connection: Connection, since: datetime, after: UUID | None, limit: int) -> list[Touched]:

@@ -12,10 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
+from app.bug_text import event_words
 from app.core.embedded_postgres import EmbeddedPostgres
+from app.routers.bug_models import HistoryEvent
 from app.terminal import age, cut, printable, table
 from tests.support import free_port
 
@@ -161,6 +164,7 @@ def test_what_rest_refuses_is_refused_with_the_member_named(bugs: Shell) -> None
     assert bugs.refused("list", "--cursor", "nonsense")
     assert bugs.refused("export", "--sort", "severity").startswith("sort: ")
     assert "No such file" in bugs.refused("export", "--output", "/nowhere/bugs.csv")
+    assert bugs.refused("export", "--comments").startswith("--comments: ")
     assert bugs.refused("seed", "--bugs", "1") == "there are bugs in this database already"
 
 
@@ -180,6 +184,48 @@ def test_comments_and_history_are_shown_and_no_terminal_obeys_them(bugs: Shell) 
     assert [(one["comment"], one["isInternal"]) for one in told] == [
         ("seen again", False), ("\x1b]0;gotcha\x07 customer\n\tangry", True),
     ]  # fmt: skip
+
+
+def test_what_hangs_on_a_bug_and_what_it_is_about_is_shown_and_stands_in_the_history(bugs: Shell) -> None:
+    bug, other = bugs.create("with a log"), bugs.create("the other")
+    path = f"/api/bugs/{bug['id']}"
+    status, body, _ = bugs.server.request_raw(f"{path}/attachments?fileName=boot.log&internal=true", b"hello")
+    assert status == 201, body
+    for said in ({"kind": "device", "deviceId": "ESP32_LL_09"},
+                 {"kind": "bug", "relation": "blocks", "bugId": other["id"]}):  # fmt: skip
+        assert bugs.server.request(f"{path}/links", method="POST", body=said)[0] == 201
+    text = bugs("show", str(bug["number"])).out
+    assert "  5 bytes  boot.log, internal\n" in text
+    assert "\nLinks\n  device  ESP32_LL_09\n" in text
+    assert f"\n  bug     blocks #{other['number']} the other (open)\n" in text
+    history = text.partition("\nHistory\n")[2]
+    for line in (
+        "  attached boot.log (5 bytes)\n",
+        "  linked device ESP32_LL_09\n",
+        f"  linked bug: blocks #{other['number']}",
+    ):
+        assert line in history
+    whole = bugs("show", str(bug["number"]), "--json").json
+    assert whole["attachments"] == bugs.server.get(f"{path}/attachments")["attachments"]
+    assert whole["links"] == bugs.server.get(f"{path}/links")["links"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "words"),
+    [
+        ("seen", None, {"rule": "sensor_silent", "occurrences": 3}, "sensor_silent x 3"),
+        ("unlinked", {"kind": "lot", "lot": "L1"}, None, "lot L1"),
+        ("linked", None, {"kind": "sample", "sampleId": "S", "deviceId": "D", "deviceTime": "T"}, "sample S of D at T"),
+        ("detached", {"fileName": "a.png", "sizeBytes": 1234}, None, "a.png (1,234 bytes)"),
+        ("created", None, {"status": "open"}, ""),
+    ],
+)
+def test_the_history_says_what_was_seen_linked_or_taken_away(kind: str, old: Any, new: Any, words: str) -> None:
+    event = HistoryEvent(
+        id=uuid4(), at=datetime.now(UTC), version=1, is_internal=False, actor="x", actor_name=None, kind=kind, field=None,
+        old=old, new=new,
+    )  # fmt: skip
+    assert event_words(event) == words
 
 
 def test_a_list_is_narrowed_as_by_rest_goes_on_by_its_cursor_and_fits_the_terminal(bugs: Shell) -> None:

@@ -227,6 +227,26 @@ def test_of_two_editors_one_wins_and_the_other_learns_what_was_changed(staff: Ca
     assert {**edits[0], **edits[1]} == {name: again[name] for name in ("title", "description", "severity")}
 
 
+def test_of_which_bug_it_is_a_duplicate_belongs_to_the_version(staff: Caller) -> None:
+    first, second = staff.report(), staff.report()
+    path = f"/api/bugs/{staff.report()}"
+    staff.patch(path, {"status": "duplicate", "duplicateOf": first})
+    changed = staff.patch(path, {"duplicateOf": second}, If_Match='"2"')
+    assert (changed["version"], changed["duplicateOf"]) == (3, second)
+    assert staff.ask("PATCH", path, {"duplicateOf": first}, If_Match='"2"')[0] == 412
+    assert staff.patch(path, {"duplicateOf": second})["version"] == 3
+    assert staff.patch(path, {"status": "reopened"})["duplicateOf"] is None
+
+
+def test_what_is_resolved_keeps_a_resolution(staff: Caller) -> None:
+    path = f"/api/bugs/{staff.report()}"
+    staff.patch(path, {"status": "resolved", "resolution": "new cable"})
+    for status in ("resolved", "closed"):
+        staff.patch(path, {"status": status})
+        refused, problem, _ = staff.ask("PATCH", path, {"resolution": None})
+        assert (refused, problem["errors"][0]["pointer"]) == (422, "#/resolution")
+
+
 @pytest.mark.parametrize(
     ("given", "status"),
     [('"1"', 200), ("*", 200), ('"9", "1"', 200), ('W/"1"', 412), ('"2"', 412), ('"x"', 412), ("1", 422), ("", 422)],
@@ -280,7 +300,9 @@ def test_changing_without_if_match_can_be_forbidden() -> None:
         staff.patch(path, {"title": "another"}, If_Match='"1"')
 
 
-@pytest.mark.parametrize("statement", ["UPDATE bug_events SET actor = 'another'", "DELETE FROM bug_events"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE bug_events SET actor = 'another'", "DELETE FROM bug_events", "TRUNCATE bug_events"]
+)
 async def test_history_cannot_be_rewritten_not_even_in_the_database(staff: Caller, statement: Any) -> None:
     staff.report()
     connection = await asyncpg.connect(EmbeddedPostgres(staff.server.folder).dsn)

@@ -20,7 +20,7 @@ BAD_MEMBERS = [
     ("deviceId", "d" * 129), ("deviceId", "a\tb"), ("firmwareVersion", "v" * 65), ("reportedBy", "n" * 129),
     ("reportedByEmail", "nobody"), ("reportedByEmail", "a@b c"), ("reportedByEmail", "x" * 250 + "@b.fr"),
     ("reproductionSteps", ""), ("reproductionSteps", "x" * 20_001), ("siteCode", "ll"), ("siteCode", "LLL"),
-    ("tags", "sensor"), ("tags", None), ("tags", ["x"] * 31), ("unheard", 1), ("device_id", "ESP32_LL_01"),
+    ("tags", "sensor"), ("tags", None), ("tags", ["x"] * 31), ("tags", ["a,b"]), ("tags", [" a"]), ("unheard", 1), ("device_id", "ESP32_LL_01"),
     ("status", "open"), ("id", NOBODY),
 ]  # fmt: skip
 BAD_QUERIES = [
@@ -81,10 +81,38 @@ def test_a_bad_filter_is_named(staff: Caller, parameter: Any, value: Any) -> Non
     assert (status, problem["errors"][0]["parameter"]) == (422, parameter)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("GET", "/comments"), ("GET", "/history"), ("GET", "/attachments"), ("GET", "/links"),
+     ("GET", "/affected"), ("POST", "/attachments"), ("POST", "/comments")],
+)  # fmt: skip
+def test_a_parameter_that_a_route_does_not_know_is_refused(staff: Caller, method: str, path: str) -> None:
+    where = f"/api/bugs/{staff.report()}{path}?isInternal=true"
+    status, problem, _ = staff.ask(method, where, {"comment": "x"} if method == "POST" else None)
+    assert (status, problem["errors"][0]["parameter"]) == (422, "isInternal")
+
+
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "A" * 24, "%00", "e30", "AwDMzMzMzMzMzAAAAAAAAAAB"])
 def test_a_cursor_that_we_did_not_give_is_refused(staff: Caller, cursor: Any) -> None:
-    assert staff.ask("GET", f"/api/bugs/?cursor={cursor}")[0] == 400
-    assert staff.ask("GET", f"/api/bugs/{staff.report()}/comments?cursor={cursor}")[0] == 400
+    for path in ("/api/bugs/", f"/api/bugs/{staff.report()}/comments"):
+        status, problem, _ = staff.ask("GET", f"{path}?cursor={cursor}")
+        assert (status, problem["errors"][0]["parameter"]) == (400, "cursor")
+
+
+@pytest.mark.parametrize(
+    ("sort", "cursor"),
+    [("severity", "AwVVAAAAAAAAAAAAAAAAAABZ"), ("-severity", "AwRVAAAAAAAAAwAAAAAAAE6R"),
+     ("priority", "AwdVAAAAAAAAAAAAAAAAAAAU")],
+)  # fmt: skip
+def test_a_cursor_whose_value_no_bug_can_have_is_refused(staff: Caller, sort: str, cursor: str) -> None:
+    assert staff.ask("GET", f"/api/bugs/?sort={sort}&cursor={cursor}")[0] == 400
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
+def test_a_body_that_is_said_to_be_no_json_is_415(staff: Caller, kind: str) -> None:
+    bug = staff.report()
+    for method, path in (("POST", "/api/bugs/"), ("PATCH", f"/api/bugs/{bug}"), ("POST", f"/api/bugs/{bug}/comments")):
+        assert staff.ask(method, path, REPORT, Content_Type=kind)[0] == 415
 
 
 def test_a_cursor_of_another_sort_is_refused_and_none_goes_with_skip(staff: Caller) -> None:

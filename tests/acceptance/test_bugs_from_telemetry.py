@@ -135,4 +135,5 @@ def test_what_is_affected_by_no_bug_is_not_found_and_by_a_reported_one_nothing(t
     assert staff.ask("GET", f"/api/bugs/{uuid4()}/affected")[0] == 404
     assert staff.ask("GET", "/api/bugs/rules/affected")[0] == 422
     met = staff.get(f"/api/bugs/{staff.report()}/affected")
-    assert met == {"fingerprints": [], "devices": [], "firmwares": [], "lots": [], "samples": [], "most": 200}
+    none: dict[str, Any] = {"fingerprints": [], "devices": [], "firmwares": [], "lots": [], "samples": []}
+    assert met == none | {"most": 1000, "truncated": False}

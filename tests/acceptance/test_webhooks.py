@@ -201,6 +201,7 @@ def test_only_administrators_see_and_make_webhooks(admin: Caller) -> None:
         ({"url": "http://x.example/\u0000"}, "#/url"),
         ({"url": "http://\ud800.example/"}, None),
         ({"url": "http://x.example:99999/"}, "#/url"),
+        ({"url": "http://169.254.169.254/latest"}, "#/url"),
         ({"url": "http://" + "x" * 3_000}, "#/url"),
         ({"url": 1}, "#/url"),
         ({"url": "http://x.example/", "events": []}, "#/events"),

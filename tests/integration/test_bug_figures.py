@@ -390,7 +390,7 @@ async def _compare_figures(bugs: Tracker, rows: Rows, now: datetime) -> None:
                 counted["breached" if over and done else "breached_open" if over else "met" if done else "running"] += 1
             assert told["sla"][severity][clock] == counted
     reopened = sum(row["reopened"] > 0 for row in rows)
-    ever = sum(row["reopened"] > 0 or row["resolved_at"] is not None for row in rows)
+    ever = sum(row["reopened"] > 0 or row["status"] not in UNSETTLED for row in rows)
     assert told["reopen_rate"] == (reopened / ever if ever else None)
     found = {row["id"] for row in rows if "breached" in [state["state"] for state in states[row["id"]].values()]}
     assert await bugs.standing("breached", now) == found

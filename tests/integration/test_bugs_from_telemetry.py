@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from app.bugs import rule_settings, tracker
+from app.bugs import backlinks, rule_settings, tracker
 from app.bugs.affected import MOST, affected
 from app.bugs.audience import Audience
 from app.bugs.telemetry import BugsFromTelemetry
@@ -20,6 +20,8 @@ from app.core.clock import iso
 from app.core.errors import NotFoundError
 from app.core.migrations import migrate
 from app.sqal import sightings
+from app.sqal.alert_rules import AlertRules, AlertSettings
+from app.sqal.sightings import Sightings
 from tests.integration.conftest import Bench
 from tests.support import trimmed
 
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 BAD, POOR, GOOD = 0.2, 0.55, 0.9
-EMPTY = "TRUNCATE bugs, bug_counts, bug_rules, alerts, samples, rollups, devices CASCADE"
+EMPTY = """
+    SET session_replication_role = replica;  -- the history is not emptied else
+    TRUNCATE bugs, bug_counts, bug_rules, alerts, samples, rollups, devices CASCADE;
+    RESET session_replication_role
+"""
 
 
 class Lender:
@@ -66,7 +72,8 @@ class Scene:
 
     def another(self) -> BugsFromTelemetry:
         """The task as after a restart."""
-        return BugsFromTelemetry(self.bench.clock, sightings, every_s=5, overlap_s=315)
+        alerts = Sightings(AlertRules(AlertSettings()), AlertSettings().late_s)
+        return BugsFromTelemetry(self.bench.clock, alerts, every_s=5, overlap_s=315)
 
     async def read(self, device: str, score: float, *, times: int = 1, **changes: Any) -> None:
         told = {"fusion__tof_score": score, "fusion__spectral_score": score, "fusion__final_grade": "A"}
@@ -216,7 +223,7 @@ async def test_what_was_met_is_counted_with_its_lot_and_sample_and_bounded(scene
     assert [(one["rule"], one["subject"], one["site_code"]) for one in met["fingerprints"]] == [("reject", "D1", "LL")]
     await scene.connection.execute(
         "INSERT INTO bug_affected SELECT $1, 'sample', 'old' || n, 1, first_at, first_at"
-        " FROM generate_series(1, 300) n, (SELECT min(first_at) - interval '1 day' AS first_at FROM bug_affected) a",
+        " FROM generate_series(1, 1100) n, (SELECT min(first_at) - interval '1 day' AS first_at FROM bug_affected) a",
         bug["id"],
     )
     await scene.read("D1", BAD, sample_id="newest")
@@ -415,3 +422,178 @@ async def test_more_alerts_than_a_page_are_all_counted(scene: Scene) -> None:
     assert (
         await scene.connection.fetchval("SELECT count(*) FROM bug_alerts WHERE bug_id IS NULL AND counted = 1") == 1100
     )
+
+
+async def of_kind(scene: Scene, bug_id: UUID, kind: str) -> dict[str, int]:
+    return {one["value"]: one["times"] for one in (await affected(scene.connection, bug_id))[kind]}
+
+
+async def test_each_reading_between_two_looks_counts_as_its_own_lot_firmware_and_sample(scene: Scene) -> None:
+    for number in range(20):
+        told: dict[str, Any] = {"firmware_version": f"2.{number % 5}.0", "sample_id": f"s{number}"}
+        await scene.read("D1", BAD, **told, lot_abattage=f"L{number % 5}")
+        await scene.read("D1", GOOD, lot_abattage="good")
+    await scene.read("D2", BAD, lot_abattage="another's")
+    await scene.look()
+    bug = (await scene.bugs())[0]
+    assert bug["occurrences"] == 20
+    assert await of_kind(scene, bug["id"], "firmwares") == {f"2.{number}.0": 4 for number in range(5)}
+    assert await of_kind(scene, bug["id"], "lots") == {f"L{number}": 4 for number in range(5)}
+    assert await of_kind(scene, bug["id"], "samples") == {f"D1/s{number}": 1 for number in range(20)}
+    assert await of_kind(scene, bug["id"], "devices") == {"D1": 20}
+    await scene.read("D1", BAD, firmware_version="2.9.0", sample_id="later")
+    await scene.look()
+    counts = await of_kind(scene, bug["id"], "firmwares")
+    assert (counts.pop("2.9.0"), sum(counts.values())) == (1, 20)
+
+
+async def test_what_came_late_or_with_a_wrong_clock_does_not_upset_the_counts(scene: Scene) -> None:
+    await scene.read("D1", BAD, firmware_version="2.0.0")
+    late = iso(scene.bench.clock.now() - timedelta(hours=1))
+    await scene.read("D1", BAD, times=3, firmware_version="1.0.0", timestamp=late)
+    await scene.read("D1", BAD, times=2, firmware_version="3.0.0", timestamp="2001-01-01T00:00:00Z")
+    await scene.read("D1", POOR, firmware_version="4.0.0")
+    await scene.look()
+    (bug,) = await scene.bugs()
+    assert bug["occurrences"] == 3
+    assert await of_kind(scene, bug["id"], "firmwares") == {"2.0.0": 1, "3.0.0": 2}
+    # A device whose clock is known to run behind is not late for that.
+    await scene.connection.execute("UPDATE devices SET clock_offset_s = -3600")
+    await scene.read("D1", BAD, times=2, firmware_version="5.0.0", timestamp=late)
+    await scene.look()
+    assert (await scene.bugs())[0]["occurrences"] == 5
+    assert (await of_kind(scene, bug["id"], "firmwares"))["5.0.0"] == 2
+
+
+async def test_of_more_readings_than_are_looked_at_the_rest_goes_by_the_last(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sightings, "MOST_READINGS", 4)
+    for number in range(10):
+        await scene.read("D1", BAD, firmware_version=f"2.{number}.0")
+        scene.bench.clock.time += timedelta(seconds=1)
+    await scene.look()
+    (bug,) = await scene.bugs()
+    assert bug["occurrences"] == 10
+    assert await of_kind(scene, bug["id"], "firmwares") == {"2.6.0": 1, "2.7.0": 1, "2.8.0": 1, "2.9.0": 7}
+    assert len(await of_kind(scene, bug["id"], "samples")) == 4
+
+
+async def test_readings_are_found_by_the_device_and_the_time(scene: Scene) -> None:
+    now = scene.bench.clock.now()
+    await scene.connection.execute("SET enable_seqscan = off")
+    plan = "\n".join(
+        record[0]
+        for record in await scene.connection.fetch(f"EXPLAIN {sightings.READINGS}", "D1", now, now, now, now, 2000)
+    )
+    await scene.connection.execute("RESET enable_seqscan")
+    assert "Seq Scan on samples" not in plan
+    assert plan.count("Index Cond: ((device_id = d.device_id) AND (bucket_time <=") == plan.count("Scan using samples")
+
+
+async def test_a_bug_comes_back_by_any_reading_between_two_looks_not_by_the_last_alone(scene: Scene) -> None:
+    await scene.read("D1", BAD)
+    await scene.look()
+    (bug,) = await scene.bugs()
+    await scene.read("D1", BAD, firmware_version="2.4.0")  # before the resolution, and not looked at
+    await scene.change(bug["id"], status="resolved", resolution="lens", fixed_in_firmware="2.4.0")
+    await scene.read("D1", BAD, firmware_version="2.3.9")
+    await scene.look()
+    assert [(one["status"], one["occurrences"]) for one in await scene.bugs()] == [("resolved", 3)]
+    await scene.read("D1", BAD, firmware_version="2.4.0")
+    scene.bench.clock.time += timedelta(seconds=1)
+    await scene.read("D1", BAD, firmware_version="2.3.9")
+    await scene.look()
+    assert [(one["status"], one["occurrences"]) for one in await scene.bugs()] == [("reopened", 5)]
+    told = await scene.connection.fetchval(
+        "SELECT new::jsonb ->> 'firmwareVersion' FROM bug_events WHERE kind = 'seen' ORDER BY at DESC, id DESC LIMIT 1"
+    )
+    assert told == "2.4.0"
+
+
+async def test_by_firmware_readings_between_two_looks_are_each_firmwares(scene: Scene) -> None:
+    await scene.set_rule("reject", enabled=True, group_by="firmware")
+    for firmware, times in (("2.3.9", 3), ("2.4.0", 2), ("2.3.9", 1)):
+        await scene.read("D1", BAD, times=times, firmware_version=firmware)
+        scene.bench.clock.time += timedelta(seconds=1)
+    await scene.look()
+    assert {bug["title"]: bug["occurrences"] for bug in await scene.bugs()} == {
+        "Firmware 2.3.9: reject (site LL)": 4,
+        "Firmware 2.4.0: reject (site LL)": 2,
+    }
+
+
+async def test_a_fixed_bug_of_an_older_firmware_is_taken_up_by_the_one_that_ought_to_have_the_fix(scene: Scene) -> None:
+    await scene.set_rule("reject", enabled=True, group_by="firmware")
+    await scene.read("D1", BAD, firmware_version="2.3.0")
+    await scene.look()
+    (bug,) = await scene.bugs()
+    await scene.change(bug["id"], status="resolved", resolution="lens", fixed_in_firmware="2.4.0")
+    await scene.read("D2", BAD, firmware_version="2.3.5")  # not expected to have it
+    await scene.read("D3", BAD, firmware_version="2.5.0", site_code="MT")  # elsewhere
+    await scene.read("D4", BAD, firmware_version="2.2.0")
+    await scene.look()
+    made = await scene.bugs()
+    assert [one["status"] for one in made] == ["resolved", "open", "open", "open"]
+    await scene.read("D5", BAD, firmware_version="v2.4.1")
+    await scene.look()
+    now = await scene.bugs()
+    assert (now[0]["status"], now[0]["occurrences"], len(now)) == ("reopened", 2, len(made))
+    subjects = [one["subject"] for one in (await affected(scene.connection, bug["id"]))["fingerprints"]]
+    assert subjects == ["2.3.0", "2.4.1"]
+    await scene.read("D6", BAD, firmware_version="2.4.1")
+    await scene.look()
+    assert (await scene.bugs())[0]["occurrences"] == 3
+
+
+async def test_what_a_duplicate_would_count_is_counted_by_what_it_is_one_of(scene: Scene) -> None:
+    for device in ("D1", "D2", "D3"):
+        await scene.read(device, BAD)
+        await scene.look()
+    first, second, third = await scene.bugs()
+    await scene.change(third["id"], status="duplicate", duplicate_of=second["id"])
+    await scene.change(second["id"], status="duplicate", duplicate_of=first["id"])
+    await scene.change(first["id"], status="resolved", resolution="lens", fixed_in_firmware="2.4.0")
+    await scene.read("D3", BAD)
+    await scene.look()
+    now = [(one["status"], one["occurrences"]) for one in await scene.bugs()]
+    assert now == [("resolved", 2), ("duplicate", 1), ("duplicate", 1)]
+    await scene.read("D3", BAD, firmware_version="2.4.0")
+    await scene.look()
+    assert [one["status"] for one in await scene.bugs()] == ["reopened", "duplicate", "duplicate"]
+    assert await of_kind(scene, first["id"], "devices") == {"D1": 1, "D3": 2}
+    await scene.change(third["id"], status="reopened")  # it is none after all
+    await scene.read("D3", BAD)
+    await scene.look()
+    assert [one["occurrences"] for one in await scene.bugs()] == [3, 1, 2]
+
+
+async def test_the_bugs_of_a_sample_a_lot_and_a_device_are_those_whose_alerts_they_raised_too(scene: Scene) -> None:
+    await scene.set_rule("reject", enabled=True, group_by="firmware")
+    await scene.read("D1", BAD, sample_id="s/1", lot_abattage="L 1")
+    await scene.read("D2", BAD, sample_id="s/2", lot_abattage="L 2")
+    await scene.look()
+    (bug,) = await scene.bugs()
+    for page in (
+        await backlinks.bugs_of_sample(scene.connection, "D1", "s/1", None, None, 9),
+        await backlinks.bugs_of_lot(scene.connection, "L 2", None, 9),
+        await backlinks.bugs_of_device(scene.connection, "D2", None, 9),
+    ):
+        assert [(one["id"], one["via"]) for one in page[0]] == [(bug["id"], "affected")]
+    assert (await backlinks.bugs_of_sample(scene.connection, "D2", "s/1", None, None, 9))[0] == []
+    assert (await backlinks.bugs_of_lot(scene.connection, "D1", None, 9))[0] == []
+
+
+async def test_where_older_ones_were_forgotten_it_is_said(scene: Scene) -> None:
+    await scene.read("D1", BAD)
+    await scene.look()
+    (bug,) = await scene.bugs()
+    assert (await affected(scene.connection, bug["id"]))["truncated"] is False
+    await scene.connection.execute(
+        "INSERT INTO bug_affected SELECT bug_id, 'sample', 'D1/' || n, 1, first_at, first_at"
+        " FROM bug_affected, generate_series(1, 1100) n WHERE kind = 'device'"
+    )
+    await scene.read("D1", BAD)
+    await scene.look()
+    met = await affected(scene.connection, bug["id"])
+    assert (len(met["samples"]), met["most"], met["truncated"]) == (MOST, MOST, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import obstore
@@ -14,7 +15,8 @@ from obstore.store import MemoryStore
 
 from app.bugs.attachment_kinds import HEAD, KINDS, MAX_NAME, Inspector, is_markup, kind_of, shown_name
 from app.bugs.attachment_store import AttachmentStore, Writing
-from app.bugs.uploads import FormBody, RawBody, StalledError, TooManyUploadsError, Uploads, body_of
+from app.bugs.upload_places import MOST_OF_ONE, TooManyUploadsError, UploadPlaces
+from app.bugs.uploads import FormBody, RawBody, StalledError, Uploads, body_of
 from app.core.errors import AppError, BadRequestError, DrainingError, TooLargeError, UnsupportedMediaError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ GOOD = {
     "webp": b"RIFF\x10\0\0\0WEBPVP8 ", "gif": b"GIF89a..", "pdf": b"%PDF-1.7", "txt": "été <b>".encode(), "log": b"a < b",
     "csv": b"a;b\n1;2", "json": b"{}", "jsonl": b"{}\n{}", "md": b"# title\n<b>", "hex": b":10000000", "zip": b"PK\x03\x04..",
     "gz": b"\x1f\x8b\x08\0", "bin": b"\xe9\x03\x02\x20\0", "elf": b"\x7fELF\x01", "pcap": b"\xd4\xc3\xb2\xa1..",
-    "parquet": b"PAR1....",
+    "pcapng": b"\x0a\x0d\x0d\x0a\x1c\0\0\0", "parquet": b"PAR1....",
 }  # fmt: skip
 
 
@@ -76,8 +78,29 @@ def test_a_text_is_read_whole_wherever_it_is_cut(said: str, step: int) -> None:
     inspect("a.txt", content, step)
 
 
-def test_many_comments_in_front_of_nothing_are_looked_through_at_once() -> None:
-    assert not is_markup(b"<!---->" * (HEAD // 7))
+@pytest.mark.parametrize(
+    "tag",
+    ["html", "head", "script", "iframe", "h1", "div", "font", "table", "a", "style", "title", "b", "body", "br", "p", "svg",
+     "xml", "img"],
+)  # fmt: skip
+def test_a_text_that_begins_as_a_page_does_is_markup(tag: str) -> None:
+    for said in (f"<{tag}>", f"<{tag.upper()} x=1>", f"<{tag}/onload=x>", f"<{tag}\n>", " \n" * 30_000 + f"<{tag}>"):
+        assert is_markup(said.encode()), said.strip()
+    with pytest.raises(UnsupportedMediaError, match="markup"):
+        inspect("a.csv", b"\xef\xbb\xbf" + b" " * 20_000 + f"<{tag}>".encode())
+
+
+@pytest.mark.parametrize("said", ["<!-- a -->", "<!DOCTYPE html>", "<?xml version='1.0'?>"])
+def test_a_text_that_begins_with_a_comment_or_declaration_is_markup(said: str) -> None:
+    assert is_markup(said.encode())
+    assert is_markup("\ufeff".encode() + said.encode())
+
+
+@pytest.mark.parametrize(
+    "said", ["<battery> 3.2 V", "<13>Nov 24 esp32: boot", "a <p> and <b>", "<", "<alert", "", " " * HEAD]
+)
+def test_a_text_that_only_holds_brackets_is_none(said: str) -> None:
+    assert not is_markup(said.encode())
 
 
 @pytest.mark.parametrize(
@@ -171,7 +194,7 @@ class Receiver:
     def __init__(self, idle_s: float = 0.05) -> None:
         self.objects = MemoryStore()
         self.store = WatchedStore(self.objects)
-        self.uploads = Uploads(self.store, most_at_once=1, most_bytes=1 << 20, idle_s=idle_s)
+        self.uploads = Uploads(self.store, UploadPlaces(1, 0.05), most_bytes=1 << 20, idle_s=idle_s)
 
     def stored(self) -> list[str]:
         return [one["path"] for page in obstore.list(self.objects) for one in page]
@@ -237,13 +260,13 @@ async def test_at_the_end_uploads_are_given_up_and_waited_for() -> None:
         await asyncio.Event().wait()
 
     async def upload() -> None:
-        async with uploads.holding():
+        async with uploads.places.holding("one"):
             await uploads.receive(stalling(), RawBody("a.bin"))
 
     running, sending = asyncio.create_task(uploads.run()), asyncio.create_task(upload())
     await waiting.wait()
     with pytest.raises(TooManyUploadsError):
-        async with uploads.holding():
+        async with uploads.places.holding("another"):
             raise AssertionError
     running.cancel()
     await asyncio.wait({running}, timeout=2)
@@ -251,3 +274,38 @@ async def test_at_the_end_uploads_are_given_up_and_waited_for() -> None:
     assert sending.done()
     assert isinstance(sending.exception(), DrainingError)
     assert receiver.stored() == []
+
+
+async def test_one_who_holds_four_places_keeps_the_others_from_nobody_else() -> None:
+    places = UploadPlaces(6, 0.01)
+    async with AsyncExitStack() as held:
+        for _ in range(MOST_OF_ONE):
+            await held.enter_async_context(places.holding("slow"))
+        with pytest.raises(TooManyUploadsError):
+            await held.enter_async_context(places.holding("slow"))
+        for _ in range(2):
+            await held.enter_async_context(places.holding("other"))
+        with pytest.raises(TooManyUploadsError):
+            await held.enter_async_context(places.holding("third"))
+    assert places.taken == 0
+    async with places.holding("slow"):
+        assert places.taken == 1
+
+
+async def test_a_place_that_becomes_free_in_time_is_taken_and_so_many_wait_and_no_more() -> None:
+    order: list[str] = []
+    places = UploadPlaces(1, 30)
+
+    async def hold(whose: str) -> None:
+        async with places.holding(whose):
+            order.append(whose)
+
+    async with places.holding("first"):
+        second = asyncio.create_task(hold("second"))
+        await asyncio.sleep(0)
+        with pytest.raises(TooManyUploadsError):  # at once: as many wait as have places
+            await asyncio.wait_for(hold("third"), 5)
+        assert order == []
+    await asyncio.wait_for(second, 5)
+    assert order == ["second"]
+    assert places.taken == 0

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from app.bugs.telemetry_rules import SHIPPED, TelemetryRule, fingerprint, reopens, report
+from app.bugs.telemetry_rules import SHIPPED, TelemetryRule, fingerprint, inherits, reopens, report, shares
 from app.sqal.alert_rules import AlertRules, AlertSettings
-from app.sqal.sightings import Sighting
+from app.sqal.sightings import Reading, Sighting
 from app.sqal.watch import RULES as WATCHED
 
 NOW = datetime(2026, 2, 2, 8, 15, tzinfo=UTC)
@@ -113,6 +113,55 @@ def test_a_bug_is_back_on_firmware_that_has_the_fix(firmwares: list[str], fixed_
     assert reopens(bug(fixed_in_firmware=fixed_in), seen(firmwares=firmwares)) is expected
     closed = bug(status="closed", resolved_at=None, closed_at=NOW - timedelta(hours=1), fixed_in_firmware=fixed_in)
     assert reopens(closed, seen(firmwares=firmwares)) is expected
+
+
+def reading(minutes: int, firmware: str | None) -> Reading:
+    return Reading(NOW + timedelta(minutes=minutes), NOW, f"s{minutes}", "L", firmware)
+
+
+def test_what_is_more_than_is_known_by_reading_is_the_last_ones() -> None:
+    readings = [reading(1, "2.4"), reading(2, "2.3"), reading(3, "v2.4.0"), reading(4, "2.3.1")]
+    (share,) = shares(REJECT, seen(), readings, 9)
+    assert (share.readings, share.times, share.unknown) == (readings, 9, 5)
+    (share,) = shares(REJECT, seen(), readings, 2)
+    assert (share.readings, share.unknown) == (readings[2:], 0)
+    parts = shares(BY_FIRMWARE, seen(), readings, 9)
+    assert [(part.seen.firmwares, part.times, part.unknown) for part in parts] == [
+        (["v2.4.0"], 2, 0), (["2.3"], 1, 0), (["v2.3.1"], 6, 5)
+    ]  # fmt: skip
+    assert sum(part.times for part in shares(BY_FIRMWARE, seen(), readings[:2], 2)) == 2
+    assert [part.times for part in shares(BY_FIRMWARE, seen(), [], 3)] == [3]
+
+
+def test_any_reading_brings_a_bug_back_and_the_newest_is_told() -> None:
+    fixed = bug(fixed_in_firmware="2.4.0", resolved_at=NOW + timedelta(minutes=1))
+    readings = [reading(1, "2.4.0"), reading(2, "2.4.0"), reading(3, "2.4.1"), reading(4, "2.3.1")]
+    (share,) = shares(REJECT, seen(seen_at=NOW + timedelta(minutes=4)), readings, 4)
+    back = share.brings_back(fixed)
+    assert back is not None
+    assert (back.sample_id, back.firmwares) == ("s3", ["2.4.1"])
+    (before,) = shares(REJECT, seen(), [readings[0], readings[3]], 2)
+    assert before.brings_back(fixed) is None
+
+
+@pytest.mark.parametrize(
+    ("firmware", "older", "fixed_in", "expected"),
+    [
+        ("2.4.0", "2.3.0", "2.4.0", True),
+        ("2.10.0", "2.3.0", "2.4.0", True),
+        ("2.3.9", "2.3.0", "2.4.0", False),
+        ("2.4.0", "2.5.0", "2.4.0", False),
+        ("2.4.0", "ESP32_LL_01", "2.4.0", False),
+        ("nightly", "2.3.0", "nightly", False),
+        ("2.4.0", "2.3.0", None, False),
+    ],
+)
+def test_a_later_firmware_takes_up_what_ought_to_be_fixed_in_it(
+    firmware: str, older: str, fixed_in: str | None, expected: bool
+) -> None:
+    (share,) = shares(BY_FIRMWARE, seen(firmwares=[firmware]), [], 1)
+    assert inherits(firmware, bug(fixed_in_firmware=fixed_in), older, share) is expected
+    assert not inherits(firmware, bug(fixed_in_firmware=fixed_in, resolved_at=NOW), older, share)
 
 
 def test_what_was_seen_before_the_resolution_says_nothing_of_the_fix() -> None:

@@ -84,6 +84,31 @@ def test_an_address_that_nothing_can_be_sent_to_is_refused_with_a_pointer(url: s
     assert refused.value.more["errors"][0]["pointer"] == "#/url"
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "127.0.0.1", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "0",
+     "[fe80::1]", "224.0.0.1", "100.100.100.200", "127.0.0.1.", "127。0。0。1"],
+)  # fmt: skip
+def test_an_address_that_is_never_called_is_refused_when_it_is_said(host: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        check_url(f"http://{host}:8080/")
+    assert refused.value.more["errors"][0]["pointer"] == "#/url"
+
+
+@pytest.mark.parametrize(
+    "host", ["10.1.2.3", "[fd12::1]", "93.184.216.34", "receiver.example", "1.2.3.4.example", "x.1"]
+)
+def test_an_address_that_may_be_called_is_taken(host: str) -> None:
+    check_url(f"http://{host}/")
+
+
+def test_this_machine_is_taken_where_that_is_allowed() -> None:
+    for host in ("127.0.0.1", "[::1]"):
+        check_url(f"http://{host}/", loopback=True)
+    with pytest.raises(BadRequestError):
+        check_url("http://169.254.169.254/", loopback=True)
+
+
 @pytest.mark.parametrize("steps", ["", "60,10", "0,1", "-1", "nan", "inf", "1,x", "1,,2", "1," * 30, "700000"])
 def test_waits_that_make_no_sense_are_refused_at_start(steps: str) -> None:
     with pytest.raises(BadSettings) as refused:

@@ -188,6 +188,7 @@ TABLES = (
         next_at      timestamptz NOT NULL,
         delivered_at timestamptz,
         attempts     integer NOT NULL DEFAULT 0,
+        is_internal  boolean NOT NULL DEFAULT false,
         last_status  integer,
         state        text NOT NULL CHECK (state IN ('waiting', 'delivered', 'dead')),
         kind         text NOT NULL,
@@ -278,7 +279,9 @@ INDEXES = (
     "bug_links_by_target ON bug_links (kind, target, device_id) WHERE target IS NOT NULL",
     "bug_links_by_device ON bug_links (device_id, created_at) WHERE device_id IS NOT NULL",
     "bug_fingerprints_by_bug ON bug_fingerprints (bug_id)",
+    "bug_affected_by_value ON bug_affected (kind, value)",
     "bug_deliveries_waiting ON bug_deliveries (next_at) WHERE state = 'waiting'",
+    "bug_deliveries_internal ON bug_deliveries (next_at) WHERE state = 'waiting' AND is_internal",
     "bug_deliveries_by_webhook ON bug_deliveries (webhook_id, created_at, id)",
     "idempotency_keys_by_time ON idempotency_keys (created_at)",
     # Without a list of what is to be indexed later, which every search would have to read.
@@ -328,7 +331,8 @@ def _life(rows: str, sign: int) -> str:
     return f"""
         SELECT created_at AS at, {sign} AS created, 0 AS resolved, {sign} AS opened FROM {rows}
         UNION ALL SELECT resolved_at, 0, {sign}, 0 FROM {rows}
-        UNION ALL SELECT status_changed_at, 0, 0, {-sign} FROM {rows} WHERE status NOT IN {UNSETTLED}
+        UNION ALL SELECT coalesce(resolved_at, status_changed_at), 0, 0, {-sign} FROM {rows}
+                  WHERE status NOT IN {UNSETTLED}
     """
 
 
@@ -566,6 +570,7 @@ TRIGGERS = (
     ),
     ("bugs_deleted", "AFTER DELETE ON bugs REFERENCING OLD TABLE AS old_bugs FOR EACH STATEMENT", "bugs_counted"),
     ("bug_events_kept", "BEFORE UPDATE OR DELETE ON bug_events FOR EACH ROW", "bug_history_is_kept"),
+    ("bug_events_not_emptied", "BEFORE TRUNCATE ON bug_events FOR EACH STATEMENT", "bug_history_is_kept"),
 )
 # How alike two titles are, where the database has pg_trgm and lets us use it (app/bugs/similar.py).
 TRIGRAMS = """
