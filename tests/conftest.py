@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -14,6 +15,7 @@ from hypothesis import settings
 
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.migrations import migrate
+from tests import prepared
 from tests.support import data_folder, running_server, wait_for_database
 
 if TYPE_CHECKING:
@@ -27,6 +29,16 @@ settings.register_profile("gaveurs", deadline=None)
 settings.load_profile("gaveurs")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        prepared.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        prepared.end()
+
+
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
     """TEST_DATABASE_URL (a superuser's), or an embedded server of our own."""
@@ -35,6 +47,7 @@ def postgres_dsn() -> Iterator[str]:
         yield given
         return
     with data_folder() as folder:
+        prepared.copy_into(folder)
         embedded = EmbeddedPostgres(folder)
         embedded.prepare()
         asyncio.run(embedded.start())
@@ -43,22 +56,45 @@ def postgres_dsn() -> Iterator[str]:
         asyncio.run(embedded.stop())
 
 
-@pytest.fixture
-async def empty_dsn(postgres_dsn: str) -> AsyncIterator[str]:
-    """A database with nothing in it."""
+@asynccontextmanager
+async def new_database(postgres_dsn: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(postgres_dsn)
-    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
 
 
 @pytest.fixture
-async def dsn(empty_dsn: str) -> str:
+async def empty_dsn(postgres_dsn: str) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    async with new_database(postgres_dsn, "template1") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_dsn: str) -> str:
+    """A database with our schema and nothing in it, to be copied."""
+
+    async def make() -> None:
+        admin = await asyncpg.connect(postgres_dsn)
+        try:
+            if not await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", prepared.TEMPLATE):
+                await admin.execute(f"CREATE DATABASE {prepared.TEMPLATE}")
+                await migrate(urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{prepared.TEMPLATE}")))
+        finally:
+            await admin.close()
+
+    asyncio.run(make())
+    return prepared.TEMPLATE
+
+
+@pytest.fixture
+async def dsn(postgres_dsn: str, template_database: str) -> AsyncIterator[str]:
     """A database with our schema."""
-    await migrate(empty_dsn)
-    return empty_dsn
+    async with new_database(postgres_dsn, template_database) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
+
+from tests import prepared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -66,14 +67,7 @@ def data_folder() -> Iterator[Path]:
 
 async def wait_for_database(dsn: str) -> None:
     """Until a PostgreSQL answers there."""
-    while True:
-        try:
-            connection: Any = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError):
-            await asyncio.sleep(0.05)
-        else:
-            await connection.close()
-            return
+    await prepared.until_it_answers(dsn)
 
 
 class Server:
@@ -190,8 +184,9 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(**options: Any) -> Iterator[Server]:
-    """A ready server on an empty folder; everything of it is gone afterwards."""
+    """A ready server on an empty database; everything of it is gone afterwards."""
     with data_folder() as folder:
+        prepared.copy_into(folder)
         server = Server(folder, **options)
         try:
             yield server.start()
