@@ -75,7 +75,7 @@ async def test_requests_under_way_are_counted_down() -> None:
         requests.begin()
     loop = asyncio.get_running_loop()
     for number in range(3):
-        loop.call_later(0.02 + 0.005 * number, requests.end)
+        loop.call_later(0.02 + 0.05 * number, requests.end)
     said = await shut_down(Parts(), ShutdownTimes(0.01, 1, 1, 1), requests)
     assert said[3:7] == [
         "Waiting for 3 active requests to complete...",
