@@ -80,9 +80,11 @@ def template_database(postgres_dsn: str) -> str:
     async def make() -> None:
         admin = await asyncpg.connect(postgres_dsn)
         try:
+            await admin.execute("SELECT pg_advisory_lock(1)")  # several workers may share the server
             if not await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", prepared.TEMPLATE):
-                await admin.execute(f"CREATE DATABASE {prepared.TEMPLATE}")
-                await migrate(urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{prepared.TEMPLATE}")))
+                async with new_database(postgres_dsn, "template1") as dsn:
+                    await migrate(dsn)
+                    await admin.execute(f"CREATE DATABASE {prepared.TEMPLATE} TEMPLATE {urlsplit(dsn).path[1:]}")
         finally:
             await admin.close()
 
