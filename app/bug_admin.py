@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
-from app.bugs import attachments, comments, history, links, listing, tracker
+from app.bugs import attachments, comments, history, links, tracker
 from app.bugs.audience import Audience
 from app.bugs.bug import CHANGEABLE, NO_SUCH_BUG, one_bug
 from app.bugs.export import SORTS, BugExports
@@ -109,25 +109,8 @@ def _levels() -> ServiceLevels:
 
 
 async def page(connection: Connection, query: models.BugPageQuery) -> models.BugPage:
-    asked = PageWanted(query, _levels())
-    found = await listing.list_bugs(
-        connection,
-        asked.filter,
-        _STAFF,
-        asked.sort,
-        after=asked.after,
-        skip=asked.skip,
-        limit=asked.limit,
-        levels=asked.levels,
-    )
-    return models.BugPage(
-        bugs=[models.ShownBug.model_validate(item) for item in found.items],
-        total=found.total,
-        total_is_exact=not found.more_than_counted,
-        skip=asked.skip,
-        limit=asked.limit,
-        next_cursor=found.next.encode() if found.next else None,
-    )
+    told = await PageWanted(query, _levels()).read(connection, _STAFF)
+    return models.BugPage.model_validate(told)
 
 
 class WholeBug(models.Wire):

@@ -240,8 +240,6 @@ CREATE INDEX IF NOT EXISTS bugs_by_priority ON bugs (priority_rank, number) INCL
 
 CREATE INDEX IF NOT EXISTS bugs_by_state ON bugs (status, severity, created_at, number) INCLUDE (priority, category);
 
-CREATE INDEX IF NOT EXISTS bugs_by_resolved ON bugs (resolved_at, number) WHERE resolved_at IS NOT NULL;
-
 CREATE INDEX IF NOT EXISTS bug_comments_by_bug ON bug_comments (bug_id, created_at, id);
 
 CREATE INDEX IF NOT EXISTS bug_events_by_bug ON bug_events (bug_id, at, id);

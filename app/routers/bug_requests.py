@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Header, Path, Query
 
 from app.bugs.audience import Audience
-from app.bugs.listing import BugCursor, BugFilter
+from app.bugs.listing import BugCursor, BugFilter, list_bugs
 from app.bugs.service_levels import LevelFilter, ServiceLevels
 from app.core.cursor import Cursor
 from app.core.errors import BadRequestError, PreconditionRequiredError
 from app.dependencies import BugReader, CurrentRuntime
 from app.routers import bug_models as models
 from app.routers.sqal import PROBLEMS, read_time
+
+if TYPE_CHECKING:
+    from app.core.database import Connection
 
 _ETAG: Final = re.compile(r'\s*(W/)?"([^"]*)"\s*(?:,|$)')
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -123,6 +126,22 @@ class PageWanted:
         self.after = BugCursor.decode(query.cursor, query.sort) if query.cursor else None
         if self.after is not None and query.skip:
             raise BadRequestError("cursor and skip do not go together", parameter="skip")
+
+    async def read(self, connection: Connection, audience: Audience) -> dict[str, Any]:
+        """What BugPage shows."""
+        found = await list_bugs(
+            connection,
+            self.filter,
+            audience,
+            self.sort,
+            after=self.after,
+            skip=self.skip,
+            limit=self.limit,
+            levels=self.levels,
+        )
+        told = {"bugs": found.items, "total": found.total, "total_is_exact": not found.more_than_counted}
+        cursor = found.next.encode() if found.next else None
+        return told | {"skip": self.skip, "limit": self.limit, "next_cursor": cursor}
 
 
 def etag(version: int) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 
-from app.bugs import comments, history, links, listing, tracker, workflow
+from app.bugs import comments, history, links, tracker, workflow
 from app.bugs.audience import Audience
 from app.bugs.bug import one_bug
 from app.bugs.idempotency import once
@@ -67,19 +67,7 @@ async def report(runtime: CurrentRuntime, who: BugReporter, said: models.BugRepo
 async def bug_list(resources: CurrentResources, looker: Looker, page: OnePage) -> dict[str, Any]:
     """Bugs that fit, in pages."""
     async with resources.bugs.database.connection() as connection:
-        found = await listing.list_bugs(
-            connection,
-            page.filter,
-            looker,
-            page.sort,
-            after=page.after,
-            skip=page.skip,
-            limit=page.limit,
-            levels=page.levels,
-        )
-    told = {"bugs": found.items, "total": found.total, "total_is_exact": not found.more_than_counted}
-    cursor = found.next.encode() if found.next else None
-    return told | {"skip": page.skip, "limit": page.limit, "next_cursor": cursor}
+        return await page.read(connection, looker)
 
 
 @router.get("/similar", response_model=models.SimilarBugs)

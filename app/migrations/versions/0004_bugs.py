@@ -270,7 +270,6 @@ INDEXES = (
     "bugs_by_severity ON bugs (severity_rank, number) INCLUDE (status, priority, category)",
     "bugs_by_priority ON bugs (priority_rank, number) INCLUDE (status, severity, category)",
     "bugs_by_state ON bugs (status, severity, created_at, number) INCLUDE (priority, category)",
-    "bugs_by_resolved ON bugs (resolved_at, number) WHERE resolved_at IS NOT NULL",
     "bug_comments_by_bug ON bug_comments (bug_id, created_at, id)",
     "bug_events_by_bug ON bug_events (bug_id, at, id)",
     "bug_attachments_by_bug ON bug_attachments (bug_id, created_at, id)",
