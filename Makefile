@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-core bench-quality soak check-system lock clean
+.PHONY: help install run test check bench bench-core bench-quality soak check-system check-deploy lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,13 @@ soak: .venv/.dev ## Long outages and load, up to 15 minutes
 check-system: .venv/.browser ## What needs Debian's packages: another PostgreSQL, two replicas behind haproxy, Chromium
 	sh scripts/check_system.sh
 
+.venv/.deploy: requirements-deploy.lock .venv/.dev
+	$(PIP) --require-hashes -r requirements-deploy.lock
+	@touch $@
+
+check-deploy: .venv/.deploy ## Prometheus, dashboards, Alertmanager, container, Compose, Kubernetes, shipping, backup: by the real tools
+	sh scripts/check_deploy.sh $(ARGS)
+
 .venv/.bench: requirements-bench.lock .venv/.dev
 	$(PIP) --require-hashes -r requirements-bench.lock
 	@touch $@
@@ -67,6 +74,7 @@ lock: ## Resolve the dependencies anew (needs uv)
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) -c requirements-dev.lock requirements-browser.in -o requirements-browser.lock
 	$(COMPILE) -c requirements-dev.lock requirements-bench.in -o requirements-bench.lock
+	$(COMPILE) -c requirements-dev.lock requirements-deploy.in -o requirements-deploy.lock
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache

@@ -9,9 +9,9 @@ import asyncpg
 
 from app.core.cache_store import ANYTHING
 from app.core.clock import SystemClock
-from app.core.database import DRIVER_ERRORS, is_away
+from app.core.database import DATABASE_ERRORS, is_away
 from app.core.embedded_postgres import EmbeddedPostgres, FolderInUseError
-from app.core.errors import BadRequestError, CannotStartError
+from app.core.errors import BadRequestError, CannotStartError, in_a_line
 from app.core.migrations import migrate
 from app.core.security import Role, create_key, list_keys, revoke_key
 from app.infrastructure import make_infrastructure, make_redis
@@ -38,21 +38,40 @@ PATIENCE_S: Final = 30.0
 _clock: Final = SystemClock()
 
 
-async def with_dsn(settings: Settings, work: Callable[[str], Awaitable[T]]) -> T:
-    """Run `work` on the database's address. An embedded server that nobody runs is started for it and stopped again."""
+class NoSchemaError(CannotStartError):
+    """The database answers and has none of our tables."""
+
+
+async def with_dsn(settings: Settings, work: Callable[[str], Awaitable[T]], *, migrated: bool = True) -> T:
+    """Run `work` on the database's address. An embedded server that nobody runs is started for it and stopped again; it
+    is migrated for it too, unless what is there is wanted as it is (`migrated` false). CannotStartError too where
+    another process, which runs it, has not made its schema yet.
+    """
     if settings.database_url is not None:
         return await work(settings.database_url.get_secret_value())
     embedded = EmbeddedPostgres(settings.data_dir)
     try:
         embedded.prepare()
     except FolderInUseError:
-        return await work(embedded.dsn)
+        return await _at_its_owners(embedded, work)
     try:
         await embedded.start()
-        await _until_it_serves(lambda: migrate(embedded.dsn))
+        await _until_it_serves(lambda: migrate(embedded.dsn) if migrated else _answers(embedded.dsn))
         return await work(embedded.dsn)
     finally:
         await embedded.stop()
+
+
+async def _at_its_owners(embedded: EmbeddedPostgres, work: Callable[[str], Awaitable[T]]) -> T:
+    try:
+        return await work(embedded.dsn)
+    except NoSchemaError as error:
+        raise CannotStartError(f"the server in {embedded.folder} is only starting: try again ({error})") from error
+
+
+async def _answers(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    await connection.close(timeout=5)
 
 
 async def _until_it_serves(step: Callable[[], Awaitable[Any]]) -> None:
@@ -60,28 +79,39 @@ async def _until_it_serves(step: Callable[[], Awaitable[Any]]) -> None:
     while True:
         try:
             await step()
-        except (*DRIVER_ERRORS, OSError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             if not is_away(error) or _clock.monotonic() > deadline:
-                raise CannotStartError(f"the database does not answer: {type(error).__name__}") from error
+                raise CannotStartError(f"the database does not answer: {in_a_line(error)}") from error
             await asyncio.sleep(0.1)
         else:
             return
 
 
+def _names_a_file(error: Exception) -> bool:
+    """Whether it is the file system's: a lost connection is an OSError too, of one of many kinds."""
+    return isinstance(error, OSError) and error.filename is not None
+
+
 async def with_database(settings: Settings, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """Ask `question` on a connection. CannotStartError, one clear line, when there is none to be had."""
+    """Ask `question` on a connection. CannotStartError, one clear line, where the database cannot be asked or does not
+    do it.
+    """
 
     async def ask(dsn: str) -> T:
         try:
             connection: Any = await asyncpg.connect(dsn, timeout=10, server_settings={"timezone": "UTC"})
-        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-            raise CannotStartError(f"the database does not answer: {type(error).__name__}") from error
+        except DATABASE_ERRORS as error:
+            raise CannotStartError(f"the database does not answer: {in_a_line(error)}") from error
         try:
             return await question(connection)
         except asyncpg.UndefinedTableError as error:
-            raise CannotStartError("the database has no schema yet: run `gaveurs migrate`") from error
+            raise NoSchemaError("the database has no schema yet: run `gaveurs migrate`") from error
+        except DATABASE_ERRORS as error:
+            if _names_a_file(error):
+                raise
+            raise CannotStartError(f"the database did not do it: {in_a_line(error)}") from error
         finally:
-            await connection.close(timeout=5)
+            connection.terminate()  # nothing is under way, or nobody waits for it any more
 
     return await with_dsn(settings, ask)
 
@@ -106,8 +136,8 @@ async def migrate_database(settings: Settings) -> tuple[str | None, str | None]:
     async def run(dsn: str) -> tuple[str | None, str | None]:
         try:
             return await migrate(dsn)
-        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-            raise CannotStartError(f"the migration failed: {type(error).__name__}: {error}") from error
+        except DATABASE_ERRORS as error:
+            raise CannotStartError(f"the migration failed: {in_a_line(error)}") from error
 
     return await with_dsn(settings, run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.bugs.uploads import FORM_OVERHEAD_BYTES
 from app.core.clock import SystemClock
 from app.core.graceful_shutdown import SignalChain
+from app.core.logging import flush_logging
 from app.dependencies import json_body, known_parameters, single_values
 from app.routers import (
     admin,
@@ -36,8 +38,9 @@ from app.routers import (
     sqal,
     web,
 )
-from app.routers.middleware import Access, WithoutTrailingSlash
+from app.routers.middleware import Access, HeadAsGet, WithoutTrailingSlash
 from app.routers.protection import BodyLimit, Deadline, DrainGate, RestLimit
+from app.routers.route_metrics import prepare_failures
 from app.routers.telemetry import Telemetry
 from app.runtime import Runtime
 
@@ -63,6 +66,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     with SignalChain(runtime.shutdown.run, runtime.shutdown.hurry).installed():
         yield
     await runtime.stop()
+    await asyncio.to_thread(flush_logging)  # what comes now ends the process without further ado
     if runtime.failed:
         os._exit(1)  # the server would end by the signal that it was asked with, as if nothing had failed
 
@@ -79,6 +83,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         Middleware(Deadline, seconds=settings.request_deadline_s),
         Middleware(Access),
         Middleware(RestLimit, limiter=infrastructure.limits.rest),
+        Middleware(HeadAsGet),
     ]
     if settings.cors_origins:
         middleware.insert(
@@ -124,4 +129,5 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.include_router(bugs.router, dependencies=bug_writes)
     app.include_router(admin.router, dependencies=[Depends(single_values)])
     app.include_router(session.router)
+    prepare_failures(infrastructure.metrics, app.routes)
     return app

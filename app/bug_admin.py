@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import UUID
@@ -22,6 +22,7 @@ from app.bugs.seed import seed as fill
 from app.bugs.service_levels import ServiceLevels, Targets
 from app.core.clock import SystemClock
 from app.core.errors import BadRequestError, NotFoundError
+from app.core.files import told
 from app.routers import bug_models as models
 from app.routers.bug_attachment_models import Attachment
 from app.routers.bug_requests import PageWanted, wanted
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from app.core.cursor import Cursor
     from app.core.database import Connection, Database
+    from app.routers.bug_query_models import BugPageQuery, BugQuery
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -108,7 +110,7 @@ def _levels() -> ServiceLevels:
     return ServiceLevels(targets, now())
 
 
-async def page(connection: Connection, query: models.BugPageQuery) -> models.BugPage:
+async def page(connection: Connection, query: BugPageQuery) -> models.BugPage:
     told = await PageWanted(query, _levels()).read(connection, _STAFF)
     return models.BugPage.model_validate(told)
 
@@ -186,10 +188,10 @@ async def change(
         return models.Bug.model_validate(await one_bug(connection, bug_id, _STAFF))
 
 
-async def export(
-    connection: Connection, query: models.BugQuery, form: Form, output: Path | None, *, comments: bool
-) -> None:
-    """To standard output, or to a file that is there when it is whole. BadRequestError for an order that is none."""
+async def export(connection: Connection, query: BugQuery, form: Form, output: Path | None, *, comments: bool) -> None:
+    """To standard output, or to a file that is there when it is whole. BadRequestError for an order or a name that is
+    none, CannotStartError for a file that cannot be written.
+    """
     if comments and form is Form.CSV:
         raise BadRequestError("--comments: only an export in JSON has them (--format json)")
     narrowed, sort = wanted(query, _levels())
@@ -209,16 +211,22 @@ async def export(
 
 
 async def _write(output: Path, pieces: AsyncIterator[bytes]) -> None:
+    if not output.name:
+        raise BadRequestError(f"--output: {output} is no file")
     part = output.with_name(f"{output.name}.part")
+    with told("--output"):
+        file = part.open("wb")
     try:
-        with part.open("wb") as file:
-            async for piece in pieces:
+        async for piece in pieces:
+            with told("--output"):
                 file.write(piece)
-        part.replace(output)
-    except OSError as error:
-        raise BadRequestError(f"{output}: {error.strerror}") from error
+        with told("--output"):
+            file.close()
+            part.replace(output)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name, or what went wrong is told already
+            part.unlink()
+            file.close()
 
 
 async def invent(

@@ -24,6 +24,7 @@ from app.sqal.sightings import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from app.core.clock import Clock
     from app.core.database import Database
@@ -99,10 +100,15 @@ def _telemetry(settings: Settings, clock: Clock, rules: AlertRules, on_change: C
     )
 
 
+def attachments_folder(settings: Settings) -> Path:
+    """Where attachments are, if not in a bucket."""
+    return settings.bug_attachments_dir or settings.data_dir / "attachments"
+
+
 def make_attachment_store(settings: Settings) -> AttachmentStore:
     """A folder, or the bucket of BUG_ATTACHMENTS_URL."""
     if settings.bug_attachments_url is None:
-        return AttachmentStore.in_folder(settings.bug_attachments_dir or settings.data_dir / "attachments")
+        return AttachmentStore.in_folder(attachments_folder(settings))
     key, secret = settings.bug_attachments_s3_access_key, settings.bug_attachments_s3_secret_key
     access = S3Access(
         endpoint=settings.bug_attachments_s3_endpoint,

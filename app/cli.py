@@ -15,9 +15,13 @@ import typer
 import uvloop
 
 from app import admin
+from app.cli_backup import backups, restore
 from app.cli_bugs import bugs
+from app.cli_dashboards import dashboards
+from app.cli_doctor import doctor
 from app.command_line import DataDir, ask, quiet_settings, show
 from app.core.errors import AppError, BadRequestError, CannotStartError
+from app.core.files import told
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
 from app.core.security import Role
@@ -45,6 +49,10 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(devices, name="devices")
 cli.add_typer(quarantine, name="quarantine")
 cli.add_typer(bugs, name="bugs")
+cli.add_typer(dashboards, name="dashboards")
+cli.add_typer(backups, name="backup")
+cli.command()(restore)
+cli.command()(doctor)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -82,7 +90,7 @@ def _settings(host: str, data_dir: Path | None, auth: str | None) -> Settings:
     settings = load_settings(data_dir=data_dir, auth=auth)
     if "auth" not in settings.model_fields_set and not _is_loopback(host):
         settings = settings.model_copy(update={"auth": "keys"})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, **settings.log_options)
     return settings
 
 
@@ -166,7 +174,8 @@ def grading(
     if write is None:
         typer.echo(page)
     else:
-        write.write_text(page)
+        with told("--write"):
+            write.write_text(page)
     for failure in proof.failures:
         typer.echo(failure, err=True)
     if proof.failures:
@@ -226,7 +235,8 @@ def simulate(
 ) -> None:
     """Simulated devices in today's wire form. Exit code 1 when a sample stayed unacknowledged."""
     configure_logging("warning")
-    record = Journal(journal)
+    with told("--journal"):
+        record = Journal(journal)
     plan = FleetPlan(url=url, devices=devices, rate=rate, duration_s=duration, seed=seed, buffer=buffer, key=key)
     with suppress(KeyboardInterrupt):
         uvloop.run(run_fleet(plan, record))

@@ -14,6 +14,7 @@ from app import admin, bug_admin
 from app.bug_text import listed, told
 from app.command_line import DataDir, ask, quiet_settings, show
 from app.routers import bug_models as models
+from app.routers.bug_query_models import BugPageQuery, BugQuery
 
 bugs = typer.Typer(no_args_is_help=True, help="The bug tracker.")
 
@@ -77,7 +78,7 @@ def bugs_list(
         site=site, assignee=assignee, reporter=reporter, tag=tag, text=text, created_from=created_from,
         created_to=created_to, sla=sla, sort=sort, limit=limit, cursor=cursor,
     )  # fmt: skip
-    query = bug_admin.checked(models.BugPageQuery, said)
+    query = bug_admin.checked(BugPageQuery, said)
     found = ask(data_dir, partial(bug_admin.page, query=query))
     if as_json:
         show(found.model_dump(mode="json", by_alias=True))
@@ -215,7 +216,7 @@ def bugs_export(
         site=site, assignee=assignee, reporter=reporter, tag=tag, text=text, created_from=created_from,
         created_to=created_to, sla=sla, sort=sort,
     )  # fmt: skip
-    query = bug_admin.checked(models.BugQuery, said)
+    query = bug_admin.checked(BugQuery, said)
     ask(data_dir, partial(bug_admin.export, query=query, form=form, comments=comments, output=output))
 
 

@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import asyncpg
 import typer
 
 from app import admin
-from app.core.errors import CannotStartError
 from app.core.logging import configure_logging
 from app.settings import load_settings
 
@@ -26,16 +24,14 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the 
 
 
 def quiet_settings(data_dir: Path | None) -> Settings:
-    configure_logging("warning")
-    return load_settings(data_dir=data_dir)
+    settings = load_settings(data_dir=data_dir)
+    configure_logging("warning", **settings.log_options)
+    return settings
 
 
 def ask(data_dir: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """CannotStartError, one clear line, where the database cannot be asked or does not do it."""
-    try:
-        return asyncio.run(admin.with_database(quiet_settings(data_dir), question))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionResetError) as error:
-        raise CannotStartError(f"the database did not do it: {str(error).partition(chr(10))[0]}") from error
+    """What `admin.with_database` does, for a command that needs no settings else."""
+    return asyncio.run(admin.with_database(quiet_settings(data_dir), question))
 
 
 def show(value: Any) -> None:

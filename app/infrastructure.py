@@ -19,6 +19,7 @@ from app.core.client_address import ClientAddresses
 from app.core.dependency import Declaration, Dependency, Need
 from app.core.errors import UnavailableError
 from app.core.faults import FaultSwitches
+from app.core.logging import line_handler
 from app.core.loop_watchdog import LoopWatchdog
 from app.core.metrics import Metrics
 from app.core.patience import Patience
@@ -49,6 +50,7 @@ CACHE: Final = Declaration(
     fallback="each process caches and limits by itself; reads go to the database more often",
 )
 EVENT_LOOP: Final = "event_loop"
+CACHE_ENTRIES: Final = "cache_entries"
 LOOKUPS_PER_SECOND: Final = Rate(20.0, 100.0)
 MAX_CLIENTS: Final = 20_000
 
@@ -93,7 +95,8 @@ class Infrastructure:
 def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
     metrics = Metrics()
     metrics.build_info.labels(version("gaveurs-backend"), platform.python_version()).set(1)
-    names = [DATABASE.name, EVENT_LOOP, *([CACHE.name] if settings.redis_host else [])]
+    _show_limits(metrics, settings)
+    names = [DATABASE.name, EVENT_LOOP, CACHE_ENTRIES, *([CACHE.name] if settings.redis_host else [])]
     faults = FaultSwitches(clock, names)
 
     def depend(
@@ -118,13 +121,13 @@ def make_infrastructure(settings: Settings, clock: Clock) -> Infrastructure:
         faults=faults,
         database=depend(DATABASE, database.judge, settings.breaker_slow_call_s),
         redis=depend(CACHE, redis_link.judge) if settings.redis_host else None,
-        cache=_make_cache(settings, metrics, clock),
+        cache=_make_cache(settings, metrics, clock, lambda: faults.active(CACHE_ENTRIES) is not None),
         limits=_make_limits(settings, clock),
         addresses=ClientAddresses(settings.trusted_proxies),
-        watchdog=LoopWatchdog(blocked_after_s=settings.loop_blocked_after_s),
+        watchdog=LoopWatchdog(blocked_after_s=settings.loop_blocked_after_s, exit_after_s=settings.loop_blocked_exit_s),
         in_hand=RequestsInHand(),
         patience=Patience(settings.shutdown_deadline_s),
-        recorder=SampleRecorder(metrics, clock),
+        recorder=SampleRecorder(metrics, clock, settings.sites),
     )
     metrics.registry.before_scrape(lambda: _report(made))
     return made
@@ -146,7 +149,7 @@ def make_redis(
     return link, RedisStore(link, made.cache, made.metrics, settings.redis_prefix, clock.monotonic)
 
 
-def _make_cache(settings: Settings, metrics: Metrics, clock: Clock) -> Cache:
+def _make_cache(settings: Settings, metrics: Metrics, clock: Clock, forgetting: Callable[[], bool]) -> Cache:
     return Cache(
         [
             CacheType("latest_sample", settings.cache_ttl_latest_sample_s),
@@ -163,6 +166,7 @@ def _make_cache(settings: Settings, metrics: Metrics, clock: Clock) -> Cache:
         stale_on=(UnavailableError,),
         alone=settings.database_url is None,  # nobody else has the embedded database
         monotonic=clock.monotonic,
+        forgetting=forgetting,
     )
 
 
@@ -181,6 +185,14 @@ def _make_limits(settings: Settings, clock: Clock) -> Limits:
         rest=limit("rest", Rate(settings.rest_requests_per_second, settings.rest_burst)),
         lookups=limit("key_lookups", LOOKUPS_PER_SECOND),
     )
+
+
+def _show_limits(metrics: Metrics, settings: Settings) -> None:
+    """What alerts compare with, as it is set here."""
+    metrics.queue_rows_limit.labels().set(settings.ingest_queue_rows)
+    metrics.queue_bytes_limit.labels().set(settings.ingest_queue_bytes)
+    metrics.quarantine_rows_limit.labels().set(settings.quarantine_rows)
+    metrics.quarantine_bytes_limit.labels().set(settings.quarantine_bytes)
 
 
 def _report(made: Infrastructure) -> None:
@@ -207,3 +219,13 @@ def _report(made: Infrastructure) -> None:
     m.loop_lag.labels().set(made.watchdog.max_lag_s())
     m.loop_blocked.labels().set_total(made.watchdog.episodes)
     m.http_in_progress.labels().set(made.in_hand.count)
+    _report_lines(m)
+
+
+def _report_lines(metrics: Metrics) -> None:
+    if (lines := line_handler()) is None:
+        return
+    for level, count in lines.lines.items():
+        metrics.log_lines.labels(level).set_total(count)
+    metrics.log_suppressed.labels().set_total(lines.suppressed)
+    metrics.log_dropped.labels().set_total(lines.dropped)

@@ -12,7 +12,7 @@ try:
 except BadSettings as error:
     sys.stderr.write(f"gaveurs: {error.line}\n")
     raise
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, **settings.log_options)
 app = create_app(settings)
 try:
     app.state.runtime.prepare()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from app.core.admin_key import ensure_admin_key
-from app.core.database import DRIVER_ERRORS, is_away
+from app.core.database import DATABASE_ERRORS, DRIVER_ERRORS, is_away
 from app.core.embedded_postgres import STOP_DEADLINE_S as EMBEDDED_STOP_DEADLINE_S
-from app.core.errors import AppError, CannotStartError
+from app.core.errors import AppError, CannotStartError, in_a_line
 from app.core.logging import get_logger
 from app.core.migrations import migrate
 from app.core.rate_leases import Leases, redis_exchange
@@ -107,6 +109,8 @@ class Opening:
         run("watch", resources.watch.run(resources.writes))
         run("live feed", resources.live.run())
         run("device counts", resources.device_counts.run(resources.reads))
+        run("holdings", resources.holdings.run(resources.reads))
+        run("disks", resources.disks.run())
         run("cache upkeep", self._infrastructure.cache.run())
         self._supervisor.closing("cache loads", self._infrastructure.cache.close)
         resources.bugs.start(run)
@@ -129,6 +133,9 @@ class Opening:
                     valid = await still_valid(connection, ids)
             except AppError:
                 continue  # nothing is known now: the next look tells
+            except asyncpg.PostgresError:
+                log.exception("open sockets cannot be checked for revoked keys")
+                continue
             for sockets in (self._sensors, self._dashboards):  # one that came meanwhile was not asked about
                 sockets.end_keys(ids - valid, *CLOSE_REVOKED)
 
@@ -184,11 +191,11 @@ class Opening:
         while True:
             try:
                 await step()
-            except (AppError, *DRIVER_ERRORS, OSError, TimeoutError) as error:
+            except (AppError, *DATABASE_ERRORS) as error:
                 if not (isinstance(error, AppError) or is_away(error)):
-                    raise CannotStartError(f"{what} failed: {type(error).__name__}: {error}") from error
+                    raise CannotStartError(f"{what} failed: {in_a_line(error)}") from error
                 if not said:
-                    log.warning("waiting for the database", step=what, reason=type(error).__name__)
+                    log.warning("waiting for the database", step=what, reason=in_a_line(error))
                 said = True
                 await asyncio.sleep(RETRY_S)
             else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.bug_resources import BugTracker, make_bug_tracker
+from app.bug_resources import BugTracker, attachments_folder, make_bug_tracker
 from app.core.database import Database
+from app.core.disks import Disks
 from app.core.errors import CannotStartError
 from app.core.security import KeyRing
 from app.sqal.admission import DeviceLimits
@@ -19,6 +21,7 @@ from app.sqal.device_counts import DeviceCounts
 from app.sqal.devices import StateLimits
 from app.sqal.export import Exports
 from app.sqal.fleet import Fleet
+from app.sqal.holdings import Holdings
 from app.sqal.ingest import Ingest
 from app.sqal.intake import Intake
 from app.sqal.live import LiveFeed
@@ -62,6 +65,8 @@ class Resources:
     checks: Database
     recorder: SampleRecorder
     device_counts: DeviceCounts
+    holdings: Holdings
+    disks: Disks
     cached: CachedReads
     bugs: BugTracker
 
@@ -152,22 +157,66 @@ def make_quarantine(settings: Settings, codec: MessageCodec) -> Quarantine:
     return Quarantine(codec, max_rows=settings.quarantine_rows, max_bytes=settings.quarantine_bytes)
 
 
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Ours on a disk, by the name that metrics have for them."""
+    folders = {"data": settings.data_dir}
+    if settings.bug_attachments_url is None:
+        folders["attachments"] = attachments_folder(settings)
+    if settings.backup_to is not None and "://" not in settings.backup_to:
+        folders["backup"] = Path(settings.backup_to)
+    return folders
+
+
+def _ingest(settings: Settings, clock: Clock, infrastructure: Infrastructure, intake: Intake, fleet: Fleet) -> Ingest:
+    limits = infrastructure.limits
+    return Ingest(
+        intake=intake,
+        preparer=Preparer(clock),
+        fleet=fleet,
+        storage=infrastructure.database,
+        clock=clock,
+        recorder=infrastructure.recorder,
+        limits=DeviceLimits(limits.messages, limits.message_bytes, settings.ws_devices_per_connection),
+        metrics=infrastructure.metrics,
+        max_message_bytes=settings.ws_max_message_bytes,
+        max_batch=settings.ws_max_batch,
+        patience=infrastructure.patience,
+    )
+
+
+def _watch(settings: Settings, clock: Clock, states: StateLimits, live: LiveFeed) -> Watch:
+    def tell(changed: list[dict[str, Any]]) -> None:
+        log_alerts(changed)
+        live.note(alerts=changed)
+
+    watched = WatchSettings(
+        clock_off_s=settings.alert_clock_off_s,
+        quarantine_rows=settings.alert_quarantine_rows,
+        quarantine_window_s=settings.alert_quarantine_window_s,
+    )
+    return Watch(clock, states, watched, tell)
+
+
+def _housekeeper(settings: Settings, clock: Clock, quarantine: Quarantine) -> Housekeeper:
+    return Housekeeper(
+        clock,
+        quarantine,
+        sample_retention=timedelta(days=settings.sample_retention_days),
+        message_retention=timedelta(days=settings.message_retention_days),
+        message_bytes=settings.message_retention_bytes,
+    )
+
+
 def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, databases: Databases) -> Resources:
     """Everything, knowing each other; nothing runs yet."""
     codec = MessageCodec()
     recipes = make_recipes(settings)
     quarantine = make_quarantine(settings, codec)
-    retention = timedelta(days=settings.sample_retention_days)
     intake = Intake(settings.ingest_queue_rows, settings.ingest_queue_bytes)
-    reads, storage = databases.reads, infrastructure.database
-    fleet = Fleet(reads, storage, clock, retention=retention)
+    reads, metrics = databases.reads, infrastructure.metrics
+    fleet = Fleet(reads, infrastructure.database, clock, retention=timedelta(days=settings.sample_retention_days))
     live = LiveFeed(clock)
     cached = CachedReads(infrastructure.cache, reads)
-
-    def tell(changed: list[dict[str, Any]]) -> None:
-        log_alerts(changed)
-        live.note(alerts=changed)
-
     states = StateLimits(settings.device_stale_after_s, settings.device_offline_after_s)
     return Resources(
         reads=reads,
@@ -179,46 +228,17 @@ def assemble(settings: Settings, clock: Clock, infrastructure: Infrastructure, d
         quarantine=quarantine,
         store=make_store(settings, recipes, codec, quarantine),
         intake=intake,
-        ingest=Ingest(
-            intake=intake,
-            preparer=Preparer(clock),
-            fleet=fleet,
-            storage=storage,
-            clock=clock,
-            recorder=infrastructure.recorder,
-            limits=DeviceLimits(
-                infrastructure.limits.messages,
-                infrastructure.limits.message_bytes,
-                settings.ws_devices_per_connection,
-            ),
-            metrics=infrastructure.metrics,
-            max_message_bytes=settings.ws_max_message_bytes,
-            max_batch=settings.ws_max_batch,
-            patience=infrastructure.patience,
-        ),
+        ingest=_ingest(settings, clock, infrastructure, intake, fleet),
         fleet=fleet,
-        housekeeper=Housekeeper(
-            clock,
-            quarantine,
-            sample_retention=retention,
-            message_retention=timedelta(days=settings.message_retention_days),
-            message_bytes=settings.message_retention_bytes,
-        ),
+        housekeeper=_housekeeper(settings, clock, quarantine),
         device_states=states,
-        watch=Watch(
-            clock,
-            states,
-            WatchSettings(
-                clock_off_s=settings.alert_clock_off_s,
-                quarantine_rows=settings.alert_quarantine_rows,
-                quarantine_window_s=settings.alert_quarantine_window_s,
-            ),
-            tell,
-        ),
+        watch=_watch(settings, clock, states, live),
         live=live,
         exports=Exports(reads),
         recorder=infrastructure.recorder,
-        device_counts=DeviceCounts(infrastructure.metrics, clock, states, lambda: cached.changed([FLEET])),
+        device_counts=DeviceCounts(metrics, clock, states, lambda: cached.changed([FLEET])),
+        holdings=Holdings(metrics),
+        disks=Disks(metrics, _folders(settings)),
         cached=cached,
         bugs=make_bug_tracker(settings, clock, infrastructure, databases.bugs, make_alert_rules(settings)),
     )

@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 import os
-import re
-from ipaddress import ip_network
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import parse_qs, urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Literal, TypedDict
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from app.secret_files import SecretFiles
+from app.setting_values import (
+    Bucket,
+    Endpoint,
+    FolderOrBucket,
+    HoursBySeverity,
+    Networks,
+    Origins,
+    PostgresUrl,
+    PublicKeys,
+    Shifts,
+    SiteRecipes,
+    Waits,
+    Words,
+    Zone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 MANY = 1e9
 SHUTDOWN_MARGIN_S = 5.0
-MOST_RETRIES = 20
-WEEK_S = 604_800.0
-_SHIFT = re.compile(r"([01]\d|2[0-3]):00\Z")
-_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*/?\Z")
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+/?\Z")
-MOST_SLA_HOURS = 87_600
-_SEVERITIES = {"critical", "high", "medium", "low"}
-_SLA_SHAPE = "must look like critical=1,high=8,medium=24,low=72: each severity once, in hours"
+ENV_FILE = ".env"
+PLACEHOLDER = "CHANGE-ME"  # what the templates of secrets in deploy/ hold
 AuthMode = Literal["open", "keys"]
+
+
+class LogOptions(TypedDict):
+    """What `configure_logging` is told besides the level."""
+
+    repeats: int
+    repeats_every_s: float
+    secrets: tuple[str, ...]
 
 
 def default_data_dir() -> Path:
@@ -41,11 +66,13 @@ class Settings(BaseSettings):
     """Everything that can be set. Durations end in `_s` or `_ms`, sizes in `_bytes`."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+        env_file=ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False
     )
 
+    secrets_dir: Path | None = Field(default=None, description="files named like settings; /run/secrets if it exists")
+
     # Storage. Without DATABASE_URL an embedded PostgreSQL lives in DATA_DIR.
-    database_url: SecretStr | None = None
+    database_url: PostgresUrl | None = None
     data_dir: Path = Field(default_factory=default_data_dir)
     database_reads: int = Field(default=8, ge=1, le=100, description="connections for REST reads")
     database_writers: int = Field(default=3, ge=1, le=16, description="commit groups under way at once")
@@ -95,9 +122,7 @@ class Settings(BaseSettings):
     ws_devices_per_connection: int = Field(default=64, ge=1, le=10_000, description="others share one budget")
     rest_requests_per_second: float = Field(default=100.0, ge=0.001, le=MANY, description="by principal")
     rest_burst: float = Field(default=1_000.0, ge=1, le=MANY)
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="addresses or networks whose X-Forwarded-For is believed"
-    )
+    trusted_proxies: Networks = Field(default=(), description="addresses or networks whose X-Forwarded-For is believed")
 
     # Edge.
     environment: Literal["development", "production"] = "development"
@@ -107,9 +132,14 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="then /metrics is there, not here")
     metrics_host: str = "127.0.0.1"
     loop_blocked_after_s: float = Field(default=2.0, ge=0.1, le=60, description="then liveness fails, and the log says")
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    loop_blocked_exit_s: float | None = Field(
+        default=None, ge=1, le=3_600, description="then the process ends itself, where nobody asks for its liveness"
+    )
+    cors_origins: Origins = ()
     auth: AuthMode = "open"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_repeats: int = Field(default=10, ge=0, description="lines of a kind that repeats, in an interval; 0: all")
+    log_repeats_every_s: float = Field(default=60.0, ge=0.1, le=86_400, description="that interval")
     ws_max_sensors: int = Field(default=5_000, ge=1, description="device sockets at once; more are refused with 503")
     ws_max_dashboards: int = Field(default=200, ge=1, description="dashboards at once; more are refused with 503")
 
@@ -129,12 +159,12 @@ class Settings(BaseSettings):
     ingest_group_bytes: int = Field(default=8 * MIB, ge=64 * 1024)
     ingest_group_ms: float = Field(default=5.0, ge=0, le=1_000)
     ingest_max_wait_s: float = Field(default=5.0, gt=0, le=300, description="then a waiting sample is answered `busy`")
-    sites: Annotated[tuple[str, ...], NoDecode] = ("LL", "LS", "MT")
-    timezone: str = Field(default="Europe/Paris", description="in which days and shifts begin")
-    shifts: Annotated[tuple[str, ...], NoDecode] = ("05:00", "13:00", "21:00")
+    sites: Words = ("LL", "LS", "MT")
+    timezone: Zone = Field(default="Europe/Paris", description="in which days and shifts begin")
+    shifts: Shifts = ("05:00", "13:00", "21:00")
     default_recipe: str = Field(default="sqal-1", description="what it cannot grade goes to sqal-1-reported")
     recipes_dir: Path | None = Field(default=None, description="more recipes, a TOML file each")
-    site_recipes: Annotated[dict[str, str], NoDecode] = Field(default={}, description="LL=sqal-1,MT=...")
+    site_recipes: SiteRecipes = Field(default={}, description="LL=sqal-1,MT=...")
 
     # Keeping.
     sample_retention_days: int = Field(default=400, ge=1, le=36_500)
@@ -163,12 +193,12 @@ class Settings(BaseSettings):
     bugs_require_if_match: bool = Field(default=False, description="a change without If-Match is refused with 428")
 
     # Webhooks. An attempt that fails is followed by another one, at the latest so long after it; then by none.
-    webhook_retry_s: Annotated[tuple[float, ...], NoDecode] = (10.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0)
+    webhook_retry_s: Waits = (10.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0)
     webhook_allow_loopback: bool = Field(default=False, description="receivers on this very machine")
-    bug_sla_acknowledge_hours: Annotated[dict[str, float], NoDecode] = Field(
+    bug_sla_acknowledge_hours: HoursBySeverity = Field(
         default={"critical": 1.0, "high": 8.0, "medium": 24.0, "low": 72.0}, description="critical=1,high=8,..."
     )
-    bug_sla_resolve_hours: Annotated[dict[str, float], NoDecode] = Field(
+    bug_sla_resolve_hours: HoursBySeverity = Field(
         default={"critical": 24.0, "high": 72.0, "medium": 240.0, "low": 720.0},
         description="without the time in which a bug awaits information",
     )
@@ -181,108 +211,32 @@ class Settings(BaseSettings):
     bug_uploads_at_once: int = Field(default=16, ge=1, le=100, description="in this process; 4 of one principal")
     upload_idle_s: float = Field(default=30.0, gt=0, le=600, description="then a client that sends nothing is given up")
     bug_attachments_dir: Path | None = None
-    bug_attachments_url: str | None = Field(default=None, description="s3://bucket/prefix, of this database alone")
-    bug_attachments_s3_endpoint: str | None = Field(default=None, description="https://..., or http:// for plain HTTP")
+    bug_attachments_url: Bucket | None = Field(default=None, description="s3://bucket/prefix, of this database alone")
+    bug_attachments_s3_endpoint: Endpoint | None = Field(
+        default=None, description="https://..., or http:// for plain HTTP"
+    )
     bug_attachments_s3_region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
     bug_attachments_s3_access_key: SecretStr | None = None
     bug_attachments_s3_secret_key: SecretStr | None = None
 
-    @field_validator("cors_origins", "sites", "shifts", "trusted_proxies", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("webhook_retry_s", mode="before")
-    @classmethod
-    def _seconds(cls, value: object) -> object:
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("webhook_retry_s")
-    @classmethod
-    def _ever_longer(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        ascending = 1 <= len(value) <= MOST_RETRIES and list(value) == sorted(value)
-        if not ascending or not 0 < value[0] <= value[-1] <= WEEK_S:
-            raise ValueError(f"must be 1 to {MOST_RETRIES} waits in seconds, none shorter than the one before")
-        return value
-
-    @field_validator("site_recipes", mode="before")
-    @classmethod
-    def _pairs(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        parts = [part.partition("=") for part in value.split(",") if part.strip()]
-        if any(not (site.strip() and recipe.strip()) for site, _, recipe in parts):
-            raise ValueError("must look like LL=sqal-1,MT=sqal-1-reported")
-        if len({site.strip() for site, _, _ in parts}) < len(parts):
-            raise ValueError("names a site twice")
-        return {site.strip(): recipe.strip() for site, _, recipe in parts}
-
-    @field_validator("bug_sla_acknowledge_hours", "bug_sla_resolve_hours", mode="before")
-    @classmethod
-    def _hours_by_severity(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        parts = [part.partition("=") for part in value.split(",") if part.strip()]
-        try:
-            hours = {name.strip(): float(number) for name, _, number in parts}
-        except ValueError as error:
-            raise ValueError(_SLA_SHAPE) from error
-        if len(parts) != len(_SEVERITIES) or hours.keys() != _SEVERITIES:
-            raise ValueError(_SLA_SHAPE)
-        if not all(0 < number <= MOST_SLA_HOURS for number in hours.values()):
-            raise ValueError(f"hours must be more than 0 and at most {MOST_SLA_HOURS}")
-        return hours
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _named_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not origin.startswith(("http://", "https://")) or "*" in origin or not urlsplit(origin).hostname:
-                raise ValueError("must name http(s) origins, comma-separated; '*' is not accepted")
-        return tuple(origin.rstrip("/") for origin in value)
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ip_network(network)
-            except ValueError as error:
-                raise ValueError("must be addresses or networks such as 10.0.0.0/8, comma-separated") from error
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError("must be a time zone such as Europe/Paris") from error
-        return value
-
-    @field_validator("shifts")
-    @classmethod
-    def _whole_hours(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Rollups are by the hour: a shift begins with one."""
-        if not value or len(set(value)) < len(value) or not all(_SHIFT.match(one) for one in value):
-            raise ValueError("must be whole hours, each once, such as 05:00,13:00,21:00")
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        """A host in the netloc, or (for a socket folder) as the `host` parameter."""
-        if value is not None:
-            shape = "must look like postgresql://user:password@host:5432/database"
-            try:
-                parts = urlsplit(value.get_secret_value())
-                host = parts.hostname or parse_qs(parts.query).get("host")
-                port_is_a_number = parts.port is None or parts.port > 0
-            except ValueError as error:
-                raise ValueError(shape) from error
-            if parts.scheme not in ("postgresql", "postgres") or not host or not port_is_a_number:
-                raise ValueError(shape)
-        return value
+    # Backups (docs/backup.md): a folder, or a bucket that speaks S3; with age's public keys, encrypted for them.
+    backup_to: FolderOrBucket | None = Field(
+        default=None, description="a folder, or s3://bucket/prefix, of this database alone"
+    )
+    backup_keep_daily: int = Field(default=7, ge=1, le=3_660, description="the newest of each of so many days")
+    backup_keep_weekly: int = Field(default=4, ge=0, le=1_000)
+    backup_keep_monthly: int = Field(default=12, ge=0, le=1_200)
+    backup_verify: bool = Field(default=True, description="each backup is restored for proof")
+    backup_verify_url: PostgresUrl | None = Field(
+        default=None, description="on that server; without, on one of our own"
+    )
+    backup_work_dir: Path | None = Field(default=None, description="room for a dump and a restored database")
+    backup_deadline_s: float = Field(default=21_600.0, gt=0, le=604_800, description="for one backup")
+    backup_age_recipients: PublicKeys = Field(default=(), description="age1..., or several")
+    backup_s3_endpoint: Endpoint | None = Field(default=None, description="https://..., or http:// for plain HTTP")
+    backup_s3_region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
+    backup_s3_access_key: SecretStr | None = None
+    backup_s3_secret_key: SecretStr | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
@@ -290,6 +244,8 @@ class Settings(BaseSettings):
             raise ValueError("DEVICE_OFFLINE_AFTER_S must be greater than DEVICE_STALE_AFTER_S")
         if self.alert_score_warning < self.alert_score_critical:
             raise ValueError("ALERT_SCORE_WARNING must not be less than ALERT_SCORE_CRITICAL")
+        if self.loop_blocked_exit_s is not None and self.loop_blocked_exit_s <= self.loop_blocked_after_s:
+            raise ValueError("LOOP_BLOCKED_EXIT_S must be greater than LOOP_BLOCKED_AFTER_S")
         if self.ingest_group_rows > self.ingest_queue_rows:
             raise ValueError("INGEST_GROUP_ROWS must not exceed INGEST_QUEUE_ROWS")
         return self
@@ -313,23 +269,38 @@ class Settings(BaseSettings):
             )
         return self
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line, the environment, `.env`, files of secrets: the first that says something wins."""
+        return init_settings, env_settings, dotenv_settings, SecretFiles(settings_cls)
+
     @property
     def shutdown_budget_s(self) -> float:
         return self.shutdown_propagation_s + self.shutdown_deadline_s + self.shutdown_requests_s + self.shutdown_close_s
 
-    @field_validator("bug_attachments_url")
-    @classmethod
-    def _bucket(cls, value: str | None) -> str | None:
-        if value is not None and not _BUCKET.match(value):
-            raise ValueError("must look like s3://bucket or s3://bucket/prefix")
-        return value
+    @property
+    def log_options(self) -> LogOptions:
+        return {
+            "repeats": self.log_repeats,
+            "repeats_every_s": self.log_repeats_every_s,
+            "secrets": tuple(self._secret_values()),
+        }
 
-    @field_validator("bug_attachments_s3_endpoint")
-    @classmethod
-    def _endpoint(cls, value: str | None) -> str | None:
-        if value is not None and not _ENDPOINT.match(value):
-            raise ValueError("must look like https://host or http://host:port")
-        return value
+    def _secret_values(self) -> Iterator[str]:
+        """What must never be logged; of a URL, its password as well."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                yield (text := value.get_secret_value())
+                with suppress(ValueError):
+                    yield urlsplit(text).password or text
 
     @model_validator(mode="after")
     def _one_store_of_attachments(self) -> Settings:
@@ -341,6 +312,19 @@ class Settings(BaseSettings):
             raise ValueError("BUG_ATTACHMENTS_URL and BUG_ATTACHMENTS_DIR do not go together")
         if (self.bug_attachments_s3_access_key is None) != (self.bug_attachments_s3_secret_key is None):
             raise ValueError("BUG_ATTACHMENTS_S3_ACCESS_KEY and BUG_ATTACHMENTS_S3_SECRET_KEY go together")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_backups(self) -> Settings:
+        if (self.backup_s3_access_key is None) != (self.backup_s3_secret_key is None):
+            raise ValueError("BACKUP_S3_ACCESS_KEY and BACKUP_S3_SECRET_KEY go together")
+        return self
+
+    @model_validator(mode="after")
+    def _no_placeholders(self) -> Settings:
+        for name, value in self:
+            if isinstance(value, SecretStr) and PLACEHOLDER in value.get_secret_value():
+                raise ValueError(f"{name.upper()} still holds its template's {PLACEHOLDER}")
         return self
 
     @model_validator(mode="after")
@@ -369,3 +353,12 @@ def load_settings(**overrides: object) -> Settings:
         raise BadSettings(f"{name}: {reason}" if name else reason) from error
     except SettingsError as error:
         raise BadSettings(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(unreadable(error)) from error
+
+
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Of a file with settings. Files of secrets say it by themselves: what has no name here is `.env`."""
+    if isinstance(error, OSError):
+        return f"{error.filename or ENV_FILE} cannot be read: {error.strerror or type(error).__name__}"
+    return f"{ENV_FILE} is not UTF-8 text"

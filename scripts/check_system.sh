@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the database tests against Debian's own PostgreSQL (another version than the embedded one), started for this
-# run on a free socket folder and ended with it, the page's tests in Debian's Chromium, and two replicas behind Debian's
-# haproxy. Installs a package when it is missing and we may.
+# run on a free socket folder and ended with it, the page's tests in Debian's Chromium, two replicas behind Debian's
+# haproxy, and every way of losing a dependency. Installs a package when it is missing and we may.
 set -eu
 PATH=$PATH:/usr/sbin
 for package in chromium haproxy; do
@@ -33,4 +33,6 @@ TEST_DATABASE_URL="postgresql://gaveurs@/postgres?host=$folder" .venv/bin/python
 chromium --version
 .venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider" tests/browser
 haproxy -v | head -n 1
-.venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider -s" tests/system
+.venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider -s" tests/system/test_rolling_restart.py
+# Each way of losing PostgreSQL and Redis, as docs/failure-modes.md says it goes.
+.venv/bin/python -m pytest --override-ini addopts="-q --strict-markers -p no:cacheprovider -n 2 --dist loadfile" tests/system/test_failure_modes_*.py

@@ -1,4 +1,4 @@
-"""What each loss of a dependency does: the table that tests/acceptance/test_failure_modes_*.py prove, case by case, and
+"""What each loss of a dependency does: the table that tests/system/test_failure_modes_*.py prove, case by case, and
 from which docs/failure-modes.md is made (`python -m tests.failure_modes`).
 """
 
@@ -96,7 +96,7 @@ POSTGRES = (
 HEAD = """# Failure modes
 
 What the loss of a dependency does to ingest, reads, probes and metrics. Each row is proved by a test of the same name in
-`tests/acceptance/test_failure_modes_redis.py` or `..._postgres.py`: a real server under load, its real PostgreSQL and
+`tests/system/test_failure_modes_redis.py` or `..._postgres.py`: a real server under load, its real PostgreSQL and
 Redis taken away for some seconds; `make soak` does the same for a minute. This page is made from the table that the
 tests check (`python -m tests.failure_modes`).
 

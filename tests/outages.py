@@ -198,9 +198,10 @@ async def suffer(
     devices: int = DEVICES,
     rate: float = RATE,
     heal_s: float = 15.0,
+    shown: Callable[[Seen], bool] = lambda _seen: True,
 ) -> Outage:
-    """Load and readers; the fault after a while; its end; and time to heal. Everything acknowledged is then held against
-    the database.
+    """Load and readers; the fault after a while, for `seconds` and until it has `shown`; its end; and time to heal.
+    Everything acknowledged is then held against the database.
     """
     seen, server = Seen(), world.server
     total_s = 2.0 + seconds + 4.0
@@ -216,6 +217,7 @@ async def suffer(
         began, acked, busy = time.monotonic(), journal.acked, journal.busy
         seen.phase = "during"
         await asyncio.sleep(seconds)
+        await until(lambda: shown(seen), "the outage shows", 5.0)
         during = await asyncio.to_thread(metrics, server)
         acked_during, busy_during = journal.acked - acked, journal.busy - busy
         assert time.monotonic() - began < seconds + 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +32,12 @@ DATA = Path(__file__).parent / "data"
 SESSION = (DATA / "device_session.jsonl").read_text(encoding="utf-8").splitlines()
 TRIMMED = json.loads((DATA / "trimmed_message.json").read_text())
 UP_DEADLINE_S = 40.0
+# Below what the kernel gives to whoever connects (ip_local_port_range): a slice for each of up to seven workers, entered
+# at a place of the process's own.
+PORTS = 3_000
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_FIRST = 10_000 + PORTS * (_WORKER % 7)
+_PORTS = itertools.cycle(_FIRST + (os.getpid() * 61 + number) % PORTS for number in range(PORTS))
 
 
 def trimmed(**changes: Any) -> dict[str, Any]:
@@ -49,10 +56,12 @@ def trimmed(**changes: Any) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """One that nobody gets by chance before it is bound, or while its server is down for a moment."""
+    for port in itertools.islice(_PORTS, PORTS):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @contextlib.contextmanager
@@ -116,7 +125,8 @@ class Server:
 
     def events(self) -> list[dict[str, Any]]:
         """The log's lines, which off a terminal are JSON."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        whole = self.log().rpartition("\n")[0]  # the last line may be under way
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def request(
         self, path: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None

@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from app.core.errors import CannotStartError, UnavailableError
+from app.core.errors import CannotStartError, UnavailableError, in_a_line
 from app.core.ids import uuid7
 from app.core.logging import get_logger
 
@@ -67,6 +67,27 @@ class StoredObject:
     changed_at: datetime
 
 
+def open_bucket(bucket: str, prefix: str, access: S3Access, setting: str) -> S3Store:
+    """Connects at first use. Plain HTTP only where the endpoint says so. CannotStartError names the setting."""
+    options: dict[str, Any] = {
+        "endpoint": access.endpoint,
+        "region": access.region or ("us-east-1" if access.endpoint else None),
+        "access_key_id": access.access_key,
+        "secret_access_key": access.secret_key,
+    }
+    plain = access.endpoint is not None and access.endpoint.startswith("http://")
+    try:
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            client_options={"allow_http": plain, "connect_timeout": "3s", "timeout": "25s"},
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=WRITE_S)},
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except (BaseError, ValueError) as error:
+        raise CannotStartError(f"{setting}: {str(error).partition(chr(10))[0]}") from error
+
+
 def new_key() -> str:
     """Ours alone: nothing of it is the client's."""
     return f"{FOLDER}/{uuid7().hex}"
@@ -80,9 +101,8 @@ async def _served(deadline_s: float, what: str) -> AsyncIterator[None]:
             yield
     except FileNotFoundError:
         raise
-    except (BaseError, OSError, ValueError, TimeoutError) as error:
-        reason = str(error).partition("\n")[0][:300]
-        log.warning("the store of attachments failed", doing=what, reason=f"{type(error).__name__}: {reason}")
+    except (BaseError, OSError, ValueError, TimeoutError, RuntimeError) as error:  # the last: no thread can be started
+        log.warning("the store of attachments failed", doing=what, reason=in_a_line(error))
         raise AttachmentsUnavailableError from error
 
 
@@ -155,7 +175,8 @@ class AttachmentStore:
         folder = folder.absolute()
         try:
             (folder / FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+            if folder.stat().st_uid == os.geteuid():  # not a mounted volume that is root's, with our group
+                folder.chmod(0o700)
         except OSError as error:
             raise CannotStartError(f"the folder of attachments {folder} cannot be used: {error.strerror}") from error
         if not os.access(folder / FOLDER, os.W_OK | os.X_OK):
@@ -164,24 +185,7 @@ class AttachmentStore:
 
     @classmethod
     def in_bucket(cls, bucket: str, prefix: str, access: S3Access) -> AttachmentStore:
-        """Connects at first use. Plain HTTP only where the endpoint says so."""
-        options: dict[str, Any] = {
-            "endpoint": access.endpoint,
-            "region": access.region or ("us-east-1" if access.endpoint else None),
-            "access_key_id": access.access_key,
-            "secret_access_key": access.secret_key,
-        }
-        plain = access.endpoint is not None and access.endpoint.startswith("http://")
-        try:
-            store = S3Store(
-                bucket,
-                prefix=prefix or None,
-                client_options={"allow_http": plain, "connect_timeout": "3s", "timeout": "25s"},
-                retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=WRITE_S)},
-                **{name: value for name, value in options.items() if value is not None},
-            )
-        except (BaseError, ValueError) as error:
-            raise CannotStartError(f"BUG_ATTACHMENTS_URL: {str(error).partition(chr(10))[0]}") from error
+        store = open_bucket(bucket, prefix, access, "BUG_ATTACHMENTS_URL")
         return cls(store)
 
     def write(self, key: str) -> Writing:

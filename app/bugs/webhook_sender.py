@@ -112,6 +112,8 @@ class WebhookSender:
             log.warning("webhooks wait: the outbox cannot be read", reason=error.code)
         except asyncpg.PostgresError:
             log.exception("webhooks wait: the outbox cannot be read")
+        self._metrics.webhook_waiting.labels().set(None)  # not known, rather than as it was
+        self._due_at["count"] = 0.0
         return []
 
     async def _look_after(self, connection: Connection) -> None:

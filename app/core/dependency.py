@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from app.core.breaker_policy import Mode, State
-from app.core.errors import UnavailableError
+from app.core.errors import UnavailableError, in_a_line
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from app.core.faults import FaultSwitches
 
 CHECK_EVERY_S: Final = 1.0
+MOST_REASONS: Final = 8
 log = get_logger("gaveurs.dependency")
 
 
@@ -47,7 +48,8 @@ class Declaration:
 
 
 class Dependency:
-    """A declaration with its breaker and what is known of it now. Every change of that is logged once.
+    """A declaration with its breaker and what is known of it now. Every change of that is logged once, and so is each
+    further reason that a check finds in an outage, up to MOST_REASONS.
 
     `call()` goes around every use; `watch(probe)` checks it every second in the background.
     """
@@ -59,6 +61,7 @@ class Dependency:
         self._faults = faults
         self._clock = clock
         self._away_since: float | None = None
+        self._reasons_said: set[str] = set()
         self._served_at = clock.monotonic()
         self._checked_at: float | None = None
         breaker.on_transition(self._follow)
@@ -87,11 +90,19 @@ class Dependency:
         """Whether it answered anybody after `moment` (monotonic)."""
         return self._served_at > moment
 
-    def mark_away(self, reason: str = "") -> None:
+    def mark_away(self, reason: str) -> None:
         if self._away_since is None:
             self._away_since = self._clock.monotonic()
+            self._reasons_said = {reason}
             name, fallback = self.declared.name, self.declared.fallback
             log.warning("dependency away", dependency=name, reason=reason, fallback=fallback)
+
+    def _found_away(self, reason: str) -> None:
+        """By a check, which knows why where those who were in the middle of a call only know that it ended."""
+        self.mark_away(reason)
+        if reason not in self._reasons_said and len(self._reasons_said) < MOST_REASONS:
+            self._reasons_said.add(reason)
+            log.warning("dependency still away", dependency=self.declared.name, reason=reason)
 
     def mark_back(self) -> None:
         self._served_at = self._clock.monotonic()
@@ -141,7 +152,7 @@ class Dependency:
         except signs as error:
             self.checks["failure"] += 1
             if not self.served_since(began):  # else a real call says more than a question that our own load delayed
-                self.mark_away(f"{type(error).__name__}: {error}")
+                self._found_away(in_a_line(error))
         else:
             self.checks["success"] += 1
             if self.breaker.mode is not Mode.FORCED_OPEN:  # whatever it could do, nobody asks it

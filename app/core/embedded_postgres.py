@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -13,11 +14,16 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from app.core.data_folder import SERVER_MAJOR, Account, FolderLock, choose_account, claim_folder, find_binaries
-from app.core.errors import CannotStartError
+from app.core.errors import CannotStartError, in_a_line
+from app.core.files import told, write_private
 from app.core.logging import get_logger
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 LAUNCHER = Path(__file__).with_name("launch_postgres.py")
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 107 bytes; PostgreSQL appends /.s.PGSQL.5432
@@ -47,7 +53,12 @@ SERVER_SETTINGS = {
     "log_truncate_on_rotation": "on",
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
+    "log_error_verbosity": "terse",  # no DETAIL: it quotes rows, and rows may name people
 }
+HANDED_OVER = "redirecting log output to logging collector process"
+STARTING = re.compile(r" LOG:  starting PostgreSQL ")
+FATAL = re.compile(r" (?:FATAL|PANIC):  ")
+LAST_BYTES = 65_536
 
 log = get_logger("gaveurs.postgres")
 
@@ -59,8 +70,9 @@ class FolderInUseError(CannotStartError):
 class EmbeddedPostgres:
     """PostgreSQL in `folder/postgres`.
 
-    `prepare()` checks the folder and takes its lock (raises `CannotStartError`, one clear line); `start()` brings the
-    server up, `watch()` brings it up again whenever it dies, `stop()` ends it. The owner's death ends it too.
+    `prepare()` checks the folder and takes its lock; `start()` brings the server up, `watch()` brings it up again
+    whenever it dies, `stop()` ends it. The owner's death ends it too. CannotStartError, one clear line, for what only a
+    person can mend.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,25 +85,42 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Where the running server answers; holds the password."""
-        text: str = json.loads((self.folder / "connection.json").read_text())["dsn"]
+        """Where the running server answers; holds the password. CannotStartError while it is only starting."""
+        try:
+            text: str = json.loads((self.folder / "connection.json").read_text())["dsn"]
+        except (OSError, ValueError, KeyError) as error:
+            why = f"the database in {self.folder} is only starting: try again ({in_a_line(error)})"
+            raise CannotStartError(why) from error
         return text
 
     def prepare(self) -> None:
-        self._account = choose_account(self.folder)
-        claim_folder(self.folder, self._account)
-        if not self._lock.take():
-            raise FolderInUseError(
-                f"the data folder {self.folder} is in use by process {self._lock.owner()}; "
-                "stop it or give another one with --data-dir"
-            )
-        found = self.data / "PG_VERSION"
-        if found.exists() and found.read_text().strip() != str(SERVER_MAJOR):
-            self._lock.release()
+        with self._told():
+            self._account = choose_account(self.folder)
+            claim_folder(self.folder, self._account)
+            if not self._lock.take():
+                raise FolderInUseError(
+                    f"the data folder {self.folder} is in use by process {self._lock.owner()}; "
+                    "stop it or give another one with --data-dir"
+                )
+            try:
+                self._check_version()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def _told(self) -> AbstractContextManager[None]:
+        return told(f"the data folder {self.folder} cannot be used")
+
+    def _check_version(self) -> None:
+        if self._version.exists() and (made_by := self._version.read_text().strip()) != str(SERVER_MAJOR):
             raise CannotStartError(
-                f"{self.data} was made by PostgreSQL {found.read_text().strip()}, this is {SERVER_MAJOR}:"
+                f"{self.data} was made by PostgreSQL {made_by}, this is {SERVER_MAJOR}:"
                 " dump it there and restore it here"
             )
+
+    @property
+    def _version(self) -> Path:
+        return self.data / "PG_VERSION"
 
     @property
     def _owner(self) -> Account:
@@ -100,14 +129,21 @@ class EmbeddedPostgres:
         return self._account
 
     async def start(self) -> None:
-        """Initialise the cluster if there is none, end an orphan, start the server. It may still be recovering."""
-        binaries = await asyncio.to_thread(find_binaries, self.folder, self._owner)
-        if not (self.data / "PG_VERSION").exists():
-            await asyncio.to_thread(self._initialise, binaries)
-        await self._end_orphan()
-        self._sockets = self._sockets or self._socket_folder()
-        self._write_connection()
-        self._spawn(binaries)
+        """Initialise the cluster if there is none, end an orphan, start the server. It may still be recovering.
+
+        One that was there before is not made anew: its files may come back (a volume that is not mounted).
+        """
+        with self._told():
+            is_made = self._version.exists()
+            if self._child is not None and not is_made:
+                raise CannotStartError(f"the database's files have gone from {self.data}")
+            binaries = await asyncio.to_thread(find_binaries, self.folder, self._owner)
+            if not is_made:
+                await asyncio.to_thread(self._initialise, binaries)
+            await self._end_orphan()
+            self._sockets = self._socket_folder()
+            self._write_connection()
+            self._spawn(binaries)
 
     async def watch(self) -> None:
         """Start the server again whenever it exits, with growing pauses; runs until cancelled."""
@@ -120,16 +156,39 @@ class EmbeddedPostgres:
             log.error(
                 "embedded PostgreSQL ended; starting it again", exit_code=code, pause_s=pause, said=self._last_words()
             )
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
-            try:
-                await self.start()
-            except (CannotStartError, OSError) as error:
-                log.error("embedded PostgreSQL could not be started; trying again", reason=str(error))  # noqa: TRY400
+            is_started = False
+            while not is_started:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+                is_started = await self._started_again()
+
+    async def _started_again(self) -> bool:
+        try:
+            await self.start()
+        except CannotStartError as error:
+            log.error("embedded PostgreSQL could not be started; trying again", reason=str(error))  # noqa: TRY400
+            return False
+        return True
 
     def _last_words(self) -> str:
-        lines = (self.folder / "postgres-start.log").read_text(errors="replace").strip().splitlines()
+        """Its last line, or, once it has a log of its own, the last FATAL or PANIC there since it started."""
+        try:
+            lines = _last_lines(self.folder / "postgres-start.log")
+            if lines and lines[-1].endswith(HANDED_OVER):
+                lines += self._fatal_lines()
+        except OSError as error:
+            return in_a_line(error)
         return lines[-1] if lines else ""
+
+    def _fatal_lines(self) -> list[str]:
+        logs = sorted((self.data / "log").glob("postgres-*.log"), key=lambda path: path.stat().st_mtime)
+        fatal: list[str] = []
+        for line in _last_lines(logs[-1]) if logs else ():
+            if STARTING.search(line):
+                fatal.clear()
+            elif FATAL.search(line):
+                fatal.append(line)
+        return fatal
 
     async def stop(self) -> None:
         """Fast shutdown, then harder ones; returns when the server is gone."""
@@ -145,10 +204,7 @@ class EmbeddedPostgres:
     def release(self) -> None:
         """Give the folder up; the server must not be running."""
         if self._sockets is not None and self._sockets.parent != self.folder:
-            for entry in self._sockets.iterdir():
-                entry.unlink(missing_ok=True)
-            with suppress(OSError):
-                self._sockets.rmdir()
+            shutil.rmtree(self._sockets, ignore_errors=True)  # who cleans /tmp takes what is left
         self._sockets = None
         self._lock.release()
 
@@ -178,24 +234,28 @@ class EmbeddedPostgres:
             self._command(binaries / "initdb", *options, owner=0), capture_output=True, text=True, check=False, cwd="/"
         )
         if done.returncode != 0:
-            raise CannotStartError(f"initdb failed in {staging}: {done.stderr.strip().splitlines()[-1:]}")
+            raise CannotStartError(f"initdb failed in {staging}: {(done.stderr.strip().splitlines() or [''])[-1]}")
         staging.rename(self.data)
 
     def _secret_file(self, password: str) -> Path:
         """The database password, readable by its user alone (0600)."""
         path = self.folder / "password"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(password)
-            os.fsync(file.fileno())
+        write_private(path, password)
         if os.geteuid() == 0:
             os.chown(path, self._owner.uid, self._owner.gid)
         return path
 
     def _socket_folder(self) -> Path:
-        """Inside the data folder, or in a private temporary one when that path would be too long for a socket."""
+        """Inside the data folder, or in a private temporary one when that path would be too long for a socket. The
+        same one at each start, made again if it was cleaned away: addresses that are in use name it.
+        """
         inside = self.folder / "run"
-        if len(os.fsencode(inside)) + len("/.s.PGSQL.5432") <= SOCKET_PATH_LIMIT:
+        if self._sockets is not None:
+            made = self._sockets
+            if made.exists():
+                return made
+            made.mkdir(mode=0o700)
+        elif len(os.fsencode(inside)) + len("/.s.PGSQL.5432") <= SOCKET_PATH_LIMIT:
             inside.mkdir(mode=0o700, exist_ok=True)
             made = inside
         else:
@@ -209,10 +269,7 @@ class EmbeddedPostgres:
         password = (self.folder / "password").read_text()
         host = quote(str(self._sockets), safe="")
         dsn = f"postgresql://{USER}:{quote(password, safe='')}@/postgres?host={host}&port={PORT}"
-        path = self.folder / "connection.json"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump({"dsn": dsn}, file)
+        write_private(self.folder / "connection.json", json.dumps({"dsn": dsn}))
 
     def _spawn(self, binaries: Path) -> None:
         settings = SERVER_SETTINGS | {"unix_socket_directories": str(self._sockets)}
@@ -254,6 +311,12 @@ class EmbeddedPostgres:
         except (OSError, ValueError, IndexError):
             return []
         return [leader]
+
+
+def _last_lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+        return file.read().decode(errors="replace").strip().splitlines()
 
 
 def _process_ids() -> list[int]:

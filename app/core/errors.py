@@ -182,3 +182,8 @@ class DatabaseBusyError(UnavailableError):
 
 class CannotStartError(Exception):
     """A condition that only a person can mend; its text is one clear line for them."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its kind and the first line that it says, for whoever runs the program; never for a client."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}".rstrip(": ")

@@ -58,8 +58,9 @@ class Health:
         return UNAVAILABLE, {"status": "blocked", "uptime": uptime}
 
     def ready(self) -> Report:
-        """200 when started, not draining, not overloaded, and no required dependency is lost (away for longer than its
-        declaration allows). `components` says which answer now; one that is only wanted never makes us unready.
+        """200 when started, not draining, the event loop turning, not overloaded, and no required dependency is lost
+        (away for longer than its declaration allows). `components` says which answer now; one that is only wanted
+        never makes us unready.
         """
         components = {dependency.declared.name: not dependency.away for dependency in self.dependencies}
         components.setdefault("cache", True)  # without Redis the cache in this process is the configured one
@@ -70,6 +71,8 @@ class Health:
         phase = self.phase()
         if phase is not Phase.STARTED:
             return str(phase)
+        if not self.watchdog.is_turning(self.blocked_after_s):
+            return "blocked"
         if self._lost(Need.REQUIRED):
             return "not_ready"
         return "overloaded" if self.overloaded() else None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
 import traceback
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from app.core.logging import get_logger
+from app.core.logging import flush_logging, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,8 @@ LOOKS: Final = 4  # in the time after which a loop counts as blocked
 BUSY_SHARE: Final = 0.1
 STACK_FRAMES: Final = 30
 STOP_DEADLINE_S: Final = 1.0
+EXIT_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
+LAST_WORDS_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,22 +131,31 @@ class LoopWatchdog:
     the innermost frames of the loop's thread once the last tick is `blocked_after_s` old (see `Turning`), and a
     warning with the total when the loop turns again. Readings may be asked for from any thread; before `start` and
     after `stop` the loop counts as turning. Of a process that was suspended the lag knows nothing: it is then as long.
+
+    Once the last tick is `exit_after_s` old the process ends with EXIT_STATUS, for whoever started it to start it anew.
+    What keeps the interpreter to itself for ever keeps it from the watcher too: that a probe must end.
     """
 
     def __init__(
-        self, *, tick_s: float = 0.1, blocked_after_s: float = 1.0, on_lag: Callable[[float], None] | None = None
+        self,
+        *,
+        tick_s: float = 0.1,
+        blocked_after_s: float = 1.0,
+        exit_after_s: float | None = None,
+        on_lag: Callable[[float], None] | None = None,
     ) -> None:
         self.lag_s = 0.0
         """How late the last tick was."""
         self._tick_s = tick_s
         self._blocked_after_s = blocked_after_s
+        self._exit_after_s = exit_after_s
         self._on_lag = on_lag
         self._max_lag_s = 0.0
         self._max_lock = threading.Lock()
         self._turning: Turning | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Watch the running loop, from its own thread; once."""
@@ -153,18 +165,17 @@ class LoopWatchdog:
         now_s = time.monotonic()
         self._turning = Turning(now_s, blocked_after_s=self._blocked_after_s)
         self._schedule(loop, now_s)
-        self._watcher = threading.Thread(
-            target=self._watch, args=(self._turning, threading.get_ident()), name="loop-watchdog", daemon=True
-        )
-        self._watcher.start()
+        self._run("loop-watchdog", self._watch, self._turning, threading.get_ident())
+        if self._exit_after_s is not None:
+            self._run("loop-exit", self._end_in_time, self._turning, threading.get_ident(), self._exit_after_s)
 
     def stop(self) -> None:
         """End ticks and watching, on the loop's thread; a watcher that hangs in the log is left after a second."""
         self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.join(STOP_DEADLINE_S)
+        for thread in self._threads:
+            thread.join(STOP_DEADLINE_S)
 
     @property
     def blocked_for_s(self) -> float:
@@ -187,6 +198,11 @@ class LoopWatchdog:
         with self._max_lock:
             largest_s, self._max_lag_s = self._max_lag_s, 0.0
         return max(largest_s, self.blocked_for_s)
+
+    def _run(self, name: str, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         self._timer = loop.call_later(self._tick_s, self._tick, loop, now_s + self._tick_s)
@@ -211,6 +227,24 @@ class LoopWatchdog:
                 case TurnsAgain(blocked_s):
                     log.warning("the event loop turns again", blocked_s=round(blocked_s, 3))
             turning.waits(time.monotonic(), time.process_time())
+
+    def _end_in_time(self, turning: Turning, loop_thread: int, exit_after_s: float) -> None:
+        """In a thread of its own: what holds the loop may hold the log, and with it the watcher."""
+        while not self._stopping.wait(turning.look_every_s):
+            if (age_s := turning.age_s(time.monotonic())) >= exit_after_s:
+                _end_process(age_s, loop_thread)
+
+
+def _end_process(blocked_s: float, thread: int) -> NoReturn:
+    """As SIGKILL would, with EXIT_STATUS and a last line that says where `thread` is: a loop that stands still cannot
+    drain, and what it acknowledged is committed. Ends LAST_WORDS_S later at the latest, whoever has the log in hand.
+    """
+    try:
+        threading.Timer(LAST_WORDS_S, os._exit, (EXIT_STATUS,)).start()
+        log.critical("the event loop does not come back", blocked_s=round(blocked_s, 3), stack=_stack(thread))
+        flush_logging()
+    finally:
+        os._exit(EXIT_STATUS)
 
 
 def _stack(thread: int) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from app.core.errors import CannotStartError
+from app.core.listening import listening_socket
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
@@ -148,13 +149,9 @@ class ManagementServer:
 
     def start(self) -> None:
         """Listen, once. Raises CannotStartError with one clear line when the address cannot be had."""
-        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self._host, self._port))
-            listener.listen(CONNECTIONS * 2)
+            listener = listening_socket(self._host, self._port, CONNECTIONS * 2)
         except OSError as error:
-            listener.close()
             where = f"{self._host}:{self._port} (METRICS_PORT)"
             raise CannotStartError(f"cannot listen on {where}: {error.strerror}") from error
         listener.settimeout(ACCEPT_POLL_S)

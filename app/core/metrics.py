@@ -37,6 +37,8 @@ class Metrics:
         self._declare_bugs()
         self._declare_attachments()
         self._declare_webhooks()
+        self._declare_holdings()
+        self._declare_backups()
         self._declare_protection()
         self._declare_process()
 
@@ -98,16 +100,33 @@ class Metrics:
             "sample_quality_score", "Scores of committed samples, 0 to 1.", SCORES, ("grade",)
         )
         self.samples_committed = new.counter("samples_committed_total", "Samples committed, by grade.", ("grade",))
+        self.site_samples = new.counter(
+            "site_samples_committed_total", "Samples committed, by their device's site and by grade.", ("site", "grade")
+        )
+        self.site_scores = new.counter(
+            "site_sample_scores_total", "Sum of the scores, 0 to 1, of committed samples that have a grade.", ("site",)
+        )
         self.samples_received = new.counter("samples_received_total", "Sample messages read from device sockets.")
         self.samples_refused = new.counter(
             "samples_refused_total", "Sample messages answered with an error, by code.", ("code",)
         )
+        self.quarantined = new.counter(
+            "quarantined_messages_total", "Refused messages kept in quarantine, by code.", ("code",)
+        )
         self.acks_sent = new.counter("acks_sent_total", "Samples acknowledged to their device.", ("status",))
+        self.over_limit = new.counter(
+            "samples_over_limit_total", "Sample messages answered busy since their device was over its own limit."
+        )
+        self.acks_uncommitted = new.counter(
+            "acks_uncommitted_total", "Acks of samples that no commit covers. One is one too many."
+        )
         self.claims_disagree = new.counter(
             "sample_claims_disagree_total", "Committed samples whose device claimed another grade."
         )
         self.queue_rows = new.gauge("ingest_queue_rows", "Samples waiting for their commit.")
         self.queue_bytes = new.gauge("ingest_queue_bytes", "Bytes of samples waiting for their commit.")
+        self.queue_rows_limit = new.gauge("ingest_queue_rows_limit", "How many may wait.")
+        self.queue_bytes_limit = new.gauge("ingest_queue_bytes_limit", "How many bytes may.")
         self.acks_sent.prepare([("saved",), ("duplicate",)])
 
     def _declare_database(self) -> None:
@@ -172,6 +191,33 @@ class Metrics:
         self.webhook_waiting = new.gauge("webhook_deliveries_waiting", "Deliveries to webhooks that wait, of all.")
         self.webhook_deliveries.prepare([("delivered",), ("retried",), ("dead",)])
 
+    def _declare_holdings(self) -> None:
+        new = self.registry
+        self.database_size = new.gauge("database_size_bytes", "The whole database, as PostgreSQL counts it.")
+        self.quarantine_rows = new.gauge("quarantine_rows", "Refused messages in quarantine now.")
+        self.quarantine_bytes = new.gauge("quarantine_bytes", "What they take as stored.")
+        self.quarantine_rows_limit = new.gauge("quarantine_rows_limit", "How many may be there; the oldest go first.")
+        self.quarantine_bytes_limit = new.gauge("quarantine_bytes_limit", "How many bytes of them may.")
+        self.alerts_open = new.gauge(
+            "alerts_open", "Alerts of readings, devices and quarantine that are open.", ("severity",)
+        )
+        self.disk_size = new.gauge("disk_size_bytes", "Size of the file system of a folder of ours.", ("place",))
+        self.disk_free = new.gauge("disk_free_bytes", "Of it, what we may still write.", ("place",))
+
+    def _declare_backups(self) -> None:
+        new = self.registry
+        self.backup_success = new.gauge(
+            "backup_last_success_timestamp_seconds", "Begin of the newest backup that succeeded, Unix time."
+        )
+        self.backup_verified = new.gauge(
+            "backup_last_verified_timestamp_seconds", "Begin of the newest one that was restored for proof, Unix time."
+        )
+        self.backup_failure = new.gauge(
+            "backup_last_failure_timestamp_seconds", "Begin of the newest backup that failed, Unix time."
+        )
+        self.backup_size = new.gauge("backup_last_size_bytes", "Of the newest backup that succeeded, as stored.")
+        self.backup_duration = new.gauge("backup_last_duration_seconds", "How long the newest that succeeded took.")
+
     def _declare_protection(self) -> None:
         new = self.registry
         self.breaker_state = new.gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", ("name",))
@@ -201,16 +247,25 @@ class Metrics:
         self.loop_blocked = new.counter("event_loop_blocked_total", "Times the event loop stood still for too long.")
         self.draining = new.gauge("shutdown_draining", "1 from the signal to the end.")
         self.build_info = new.gauge("build_info", "1, with what runs.", ("version", "python"))
-        self._cpu = new.counter("process_cpu_seconds_total", "User and system time.")
-        self._memory = new.gauge("process_resident_memory_bytes", "Resident memory.")
-        self._files = new.gauge("process_open_fds", "Open file descriptors.")
-        new.gauge("process_start_time_seconds", "When this process started, Unix time.").labels().set(time.time())
+        self.log_lines = new.counter("log_lines_total", "Lines that were logged, written or not.", ("level",))
+        self.log_suppressed = new.counter(
+            "log_lines_suppressed_total", "Of them, not written because they only repeated others."
+        )
+        self.log_dropped = new.counter(
+            "log_lines_dropped_total", "Of them, not written because nobody read the log in time."
+        )
+        self.log_lines.prepare((level,) for level in ("debug", "info", "warning", "error", "critical"))
+        self.cpu = new.counter("process_cpu_seconds_total", "User and system time.")
+        self.memory = new.gauge("process_resident_memory_bytes", "Resident memory.")
+        self.open_files = new.gauge("process_open_fds", "Open file descriptors.")
+        self.started = new.gauge("process_start_time_seconds", "When this process started, Unix time.")
+        self.started.labels().set(time.time())
         new.before_scrape(self._read_process)
 
     def _read_process(self) -> None:
         times = os.times()
-        self._cpu.labels().set_total(times.user + times.system)
+        self.cpu.labels().set_total(times.user + times.system)
         status = Path("/proc/self/statm")
         if status.exists():  # Linux
-            self._memory.labels().set(int(status.read_text().split()[1]) * _PAGE)
-            self._files.labels().set(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - a count, cheaply
+            self.memory.labels().set(int(status.read_text().split()[1]) * _PAGE)
+            self.open_files.labels().set(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - a count, cheaply

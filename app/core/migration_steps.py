@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -22,7 +23,7 @@ log = get_logger("gaveurs.migrations")
 
 
 async def upgrade(dsn: str) -> tuple[str | None, str | None]:
-    """Run what is missing and return (revision before, revision after), in the caller's lock."""
+    """Run what is missing in the caller's lock; (revision before, revision after). Errors are those of the driver."""
     engine = create_async_engine(
         "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(dsn, timeout=10)
     )
@@ -30,9 +31,16 @@ async def upgrade(dsn: str) -> tuple[str | None, str | None]:
         async with engine.connect() as connection:
             before, after = await connection.run_sync(_upgrade)
             await connection.commit()
+    except DBAPIError as error:
+        raise _of_the_driver(error) from None
     finally:
         await engine.dispose()
     return before, after
+
+
+def _of_the_driver(error: DBAPIError) -> BaseException:
+    """SQLAlchemy wraps twice what the driver raises; our callers know the driver's errors."""
+    return (error.orig and error.orig.__cause__) or error
 
 
 def _upgrade(connection: Connection) -> tuple[str | None, str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -11,8 +10,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.errors import CannotStartError
+from app.core.listening import listening_socket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
     from fastapi import FastAPI
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TRANSPORT_MAX_BYTES: Final = 16 * 1024 * 1024  # a larger frame ends its connection (1009); below, ingest answers
 UTF8_EXTENSION: Final = "gaveurs.websocket.utf8"
+BACKLOG: Final = 2_048
 CLOSE_GRACE_S: Final = 10.0  # for a peer to take what was sent before the end, and to answer the close
 ABORT_EXTENSION: Final = "gaveurs.abort"
 FRAMES_EXTENSION: Final = "gaveurs.websocket.frames"
@@ -161,14 +163,9 @@ def want_utf8(scope: MutableMapping[str, Any]) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound, listening socket. Raises CannotStartError with one clear line when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2_048)
+        listener = listening_socket(host, port, BACKLOG)
     except OSError as error:
-        listener.close()
         raise CannotStartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.set_inheritable(True)
     return listener
@@ -187,7 +184,7 @@ def make_server(app: FastAPI, **options: Any) -> uvicorn.Server:
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=2,  # our own drain has waited for everything: what is left takes nothing
-        backlog=2_048,
+        backlog=BACKLOG,
         **options,
     )
     return uvicorn.Server(config)

@@ -33,7 +33,7 @@ class Supervisor:
         *,
         say: str | None = None,
     ) -> None:
-        """A close that may take `deadline_s` and no longer; what does not end in time is logged and left."""
+        """A close that may take `deadline_s` and no longer; what fails or does not end in time is logged and left."""
 
         async def bounded() -> None:
             if say is not None:
@@ -42,6 +42,8 @@ class Supervisor:
                 await asyncio.wait_for(close(), deadline_s)
             except TimeoutError:
                 log.error("closing took too long", what=name, deadline_s=deadline_s)  # noqa: TRY400
+            except Exception:  # what was opened before it must still be closed
+                log.exception("closing failed", what=name)
 
         self._stack.push_async_callback(bounded)
 

@@ -16,7 +16,7 @@ from app.core.errors import BadRequestError, ForbiddenError, NotFoundError
 from app.core.faults import LONGEST_S, FaultKind, FaultSwitches
 from app.core.logging import get_logger
 from app.dependencies import Admin, CurrentRuntime
-from app.infrastructure import EVENT_LOOP
+from app.infrastructure import CACHE_ENTRIES, EVENT_LOOP
 from app.routers.sqal import PROBLEMS
 from app.runtime import Runtime
 
@@ -148,6 +148,8 @@ async def switch_fault_on(runtime: CurrentRuntime, who: Admin, name: Name, wante
             raise BadRequestError("event_loop takes kind stall with a latency_ms of at most 30000")
         asyncio.get_running_loop().call_later(0.05, block_event_loop_on_purpose, latency_s)
         return {"name": name, "kind": wanted.kind, "latency_ms": wanted.latency_ms}
+    if name == CACHE_ENTRIES and wanted.kind is not FaultKind.ERROR:
+        raise BadRequestError("cache_entries takes kind error: while it lasts, every read of the cache is a miss")
     faults.switch_on(name, wanted.kind, latency_s=latency_s, expires_s=wanted.expires_s)
     return _shown_fault(faults, name)
 

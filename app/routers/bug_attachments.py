@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
@@ -129,7 +130,7 @@ async def _receive(
         try:
             async with bugs.database.connection() as connection, connection.transaction():
                 return await attachments.add_attachment(connection, place, received, who.id, runtime.clock.now(), most)
-        except UnavailableError:
+        except (UnavailableError, asyncio.CancelledError):
             raise  # it may have been committed: if not, the sweep takes the object
         except BaseException:
             await bugs.attachments.delete(received.key)

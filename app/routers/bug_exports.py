@@ -11,14 +11,14 @@ from pydantic import field_validator
 from app.bugs.export import SORTS
 from app.bugs.listing import BugFilter
 from app.dependencies import CurrentResources
-from app.routers import bug_models as models
+from app.routers.bug_query_models import BugQuery
 from app.routers.bug_requests import BUG_PROBLEMS, Levels, Looker, wanted
 from app.routers.exports import ExportResponse
 
 router = APIRouter(prefix="/api/bugs", tags=["bug export"], responses=BUG_PROBLEMS)
 
 
-class ExportQuery(models.BugQuery):
+class ExportQuery(BugQuery):
     """How an export is narrowed and sorted: like a list, but only in orders in which no bug moves meanwhile."""
 
     @field_validator("sort")

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from app.bugs.vocabulary import Category, Severity
-from app.routers.bug_models import _WORD, Said, Wire
+from app.routers.bug_models import WORD, Said, Wire
 
 
 class FiguresQuery(Said):
@@ -15,8 +15,8 @@ class FiguresQuery(Said):
 
     from_: str | None = Field(default=None, alias="from", max_length=64)
     to: str | None = Field(default=None, max_length=64)
-    device: str | None = Field(default=None, max_length=128, pattern=_WORD)
-    firmware: str | None = Field(default=None, max_length=64, pattern=_WORD)
+    device: str | None = Field(default=None, max_length=128, pattern=WORD)
+    firmware: str | None = Field(default=None, max_length=64, pattern=WORD)
     severity: Severity | None = None
     category: Category | None = None
 

@@ -15,7 +15,7 @@ from app.bugs.service_levels import LevelFilter, ServiceLevels
 from app.core.cursor import Cursor
 from app.core.errors import BadRequestError, PreconditionRequiredError
 from app.dependencies import BugReader, CurrentRuntime
-from app.routers import bug_models as models
+from app.routers.bug_query_models import BugPageQuery, BugQuery, split
 from app.routers.sqal import PROBLEMS, read_time
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def _levels(runtime: CurrentRuntime) -> ServiceLevels:
 Levels = Annotated[ServiceLevels, Depends(_levels)]
 
 
-def _filter(query: models.BugQuery, levels: ServiceLevels) -> BugFilter:
+def _filter(query: BugQuery, levels: ServiceLevels) -> BugFilter:
     created = _range("created", query.created_from, query.created_to)
     updated = _range("updated", query.updated_from, query.updated_to)
     return BugFilter(
-        status=models.split(query.status),
-        severity=models.split(query.severity),
-        priority=models.split(query.priority),
-        category=models.split(query.category),
+        status=split(query.status),
+        severity=split(query.severity),
+        priority=split(query.priority),
+        category=split(query.category),
         device=query.device,
         firmware=query.firmware,
         site=query.site,
@@ -94,7 +94,7 @@ def _filter(query: models.BugQuery, levels: ServiceLevels) -> BugFilter:
         reporter=query.reporter,
         origin=query.origin,
         number=query.number,
-        tags=models.split(query.tag),
+        tags=split(query.tag),
         text=query.text,
         created_from=created[0],
         created_to=created[1],
@@ -111,7 +111,7 @@ def _range(what: str, time_from: str | None, time_to: str | None) -> tuple[datet
     return begin, end
 
 
-def wanted(query: Annotated[models.BugQuery, Query()], levels: Levels) -> tuple[BugFilter, str]:
+def wanted(query: Annotated[BugQuery, Query()], levels: Levels) -> tuple[BugFilter, str]:
     """(filter, sort) of something that has no pages."""
     return _filter(query, levels), query.sort
 
@@ -119,7 +119,7 @@ def wanted(query: Annotated[models.BugQuery, Query()], levels: Levels) -> tuple[
 class PageWanted:
     """A page of a list."""
 
-    def __init__(self, query: Annotated[models.BugPageQuery, Query()], levels: Levels) -> None:
+    def __init__(self, query: Annotated[BugPageQuery, Query()], levels: Levels) -> None:
         self.levels = levels
         self.filter = _filter(query, levels)
         self.sort, self.skip, self.limit = query.sort, query.skip, query.limit

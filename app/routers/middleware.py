@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: the question who asks; and how an error is answered before anything else is known."""
+"""Pure ASGI middleware: who asks, and what paths and methods mean the same; errors before anything else is known."""
 
 from __future__ import annotations
 
@@ -68,7 +68,20 @@ class Access:
             return await check_key(scope, key)
         if runtime.settings.auth == "open" and is_local(scope, headers, runtime.settings.cors_origins):
             return LOCAL
-        raise UnauthorizedError("an API key is needed: Authorization: Bearer <key>")
+        raise _too_often(scope) or UnauthorizedError("an API key is needed: Authorization: Bearer <key>")
+
+
+def _too_often(scope: Scope) -> TooManyRequestsError | None:
+    """Requests without a key have a budget of their address, apart from the one for its page and for signing in: those
+    who have a key there need them.
+    """
+    if scope["type"] != "http":
+        return None
+    infrastructure = runtime_of(scope).infrastructure
+    decision = infrastructure.limits.rest.check(f"keyless {infrastructure.addresses.of(scope)}")
+    if decision.allowed:
+        return None
+    return TooManyRequestsError("this address asks too often without a key", retry_after_s=decision.retry_after_s)
 
 
 async def check_key(scope: Scope, key: str) -> Principal:
@@ -115,3 +128,20 @@ class WithoutTrailingSlash:
         elif path.startswith(COLLECTION) and path != COLLECTION and path.endswith("/"):
             scope["path"] = path[:-1]
         await self._app(scope, receive, send)
+
+
+class HeadAsGet:
+    """HEAD is answered as GET is, wherever there is one (RFC 9110); the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        inner = {**scope, "method": "GET"}  # the server looks at its own
+        try:
+            await self._app(inner, receive, send)
+        finally:
+            scope.update({name: inner[name] for name in ("route", "endpoint") if name in inner})  # for Telemetry

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.routing import Mount, Route
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 
+from app.core.log_privacy import looks_secret
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 UNMATCHED: Final = "unmatched"
 OTHER: Final = "other"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+TOO_MANY: Final = 429
 SERVER_ERROR: Final = 500
+PATH_MAX: Final = 512  # characters of a path in the log
+METHOD_MAX: Final = 16
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 NAME: Final = "gaveurs.http"
 log = get_logger(NAME)
@@ -46,8 +50,7 @@ class Telemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = _header(scope, b"x-request-id")
-        request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else os.urandom(16).hex()
+        request_id = _given_id(scope) or os.urandom(16).hex()
         status, sent_bytes, received_bytes = 0, 0, 0
         began = time.perf_counter()
 
@@ -110,10 +113,26 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
+def _given_id(scope: Scope) -> str | None:
+    """A key that was sent as an id would go into the log and back."""
+    given = _header(scope, b"x-request-id")
+    if given is None or not _REQUEST_ID.match(given):
+        return None
+    request_id = given.decode()
+    return None if looks_secret(request_id) else request_id
+
+
+def _repeated(scope: Scope, status: int) -> str | None:
+    """What anybody can ask without end is limited: all but failures where nobody known asks, and who asks too often."""
+    unknown = "principal" not in scope.get("state", ())
+    return f"request {status}" if status == TOO_MANY or (unknown and status < SERVER_ERROR) else None
+
+
 def _log(scope: Scope, status: int, took_s: float) -> None:
-    path = scope["path"]
+    path = scope["path"][:PATH_MAX]
     quiet = (path.startswith("/health") or path == "/metrics") and status < SERVER_ERROR
     if not _plain_log.isEnabledFor(logging.DEBUG if quiet else logging.INFO):
         return  # structlog finds that out too, for 5 us
     write = log.debug if quiet else log.info
-    write("request", method=scope["method"], path=path, status=status, ms=round(took_s * 1_000, 2))
+    method, ms = scope["method"][:METHOD_MAX], round(took_s * 1_000, 2)
+    write("request", method=method, path=path, status=status, ms=ms, repeats=_repeated(scope, status))

@@ -23,7 +23,7 @@ class Batch:
     def __init__(
         self,
         size: int,
-        on_verdict: Callable[[Verdict], None],
+        on_verdict: Callable[[Work, Verdict], None],
         on_complete: Callable[[list[tuple[Work, Verdict]]], None],
     ) -> None:
         self._size = size
@@ -36,7 +36,7 @@ class Batch:
         self._order.append(work)
 
     def deliver(self, work: Work, verdict: Verdict) -> None:
-        self._on_verdict(verdict)
+        self._on_verdict(work, verdict)
         self._verdicts[id(work)] = verdict
         if len(self._verdicts) == self._size:
             self._on_complete([(work, self._verdicts[id(work)]) for work in self._order])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 
 from app.core.circuit_breaker import CircuitOpenError
-from app.core.errors import TryAgainError, UnavailableError
+from app.core.errors import TryAgainError, UnavailableError, in_a_line
 from app.core.logging import get_logger
 from app.sqal.errors import Code
 from app.sqal.intake import Refusal, Verdict
@@ -92,13 +92,13 @@ class Committer:
             except (CircuitOpenError, TryAgainError):
                 pass  # not asked: while it half-opens, others find out whether the database is back; or it answered
             except UnavailableError as error:
-                self._storage.mark_away(error.code)
+                self._storage.mark_away(in_a_line(error))
             except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
                 if _blames_a_value(error):
                     await self._divide(group, error)
                     return
                 log.exception("a commit group failed for a reason that is not its content", rows=len(group))
-                self._storage.mark_away()
+                self._storage.mark_away(in_a_line(error))
             else:
                 self._storage.mark_back()
                 self._answer(group, written)
@@ -134,6 +134,7 @@ class Committer:
 
     def _answer(self, group: list[Work], written: Written) -> None:
         for work, verdict in zip(group, written.verdicts, strict=True):
+            work.committed = True
             work.answer(verdict)
         self._on_committed(group, written)
 

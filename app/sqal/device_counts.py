@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from app.core.errors import UnavailableError
+from app.core.logging import get_logger
 from app.sqal.devices import SITE_SQL
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 EVERY_S: Final = 15.0
 UNKNOWN_SITE: Final = "unknown"
 MOST_SITES: Final = 200
+log = get_logger("gaveurs.devices")
 COUNT: Final = f"""
     SELECT coalesce({SITE_SQL}, $4) AS site, CASE
         WHEN last_seen IS NULL THEN 'never_seen'
@@ -42,17 +46,23 @@ class DeviceCounts:
     async def run(self, database: Database) -> None:
         """Count every 15 s; runs until cancelled."""
         while True:
-            try:
-                async with database.connection() as connection:
-                    limits = self._limits
-                    counted = await connection.fetch(
-                        COUNT, self._clock.now(), limits.stale_after_s, limits.offline_after_s, UNKNOWN_SITE
-                    )
-            except UnavailableError:
-                self._metrics.devices.keep_only([])
-            else:
-                self._show(counted)
+            await self.refresh(database)
             await asyncio.sleep(EVERY_S)
+
+    async def refresh(self, database: Database) -> None:
+        limits = self._limits
+        try:
+            async with database.connection() as connection:
+                counted = await connection.fetch(
+                    COUNT, self._clock.now(), limits.stale_after_s, limits.offline_after_s, UNKNOWN_SITE
+                )
+        except UnavailableError:
+            self._metrics.devices.keep_only([])
+        except asyncpg.PostgresError:
+            log.exception("devices cannot be counted")
+            self._metrics.devices.keep_only([])
+        else:
+            self._show(counted)
 
     def _show(self, counted: list[Any]) -> None:
         gauge = self._metrics.devices

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import asyncpg
+
 from app.core.errors import UnavailableError
 from app.core.logging import get_logger
 from app.sqal.errors import RefusalError
@@ -188,17 +190,22 @@ class Fleet:
         return news
 
     async def _flush(self) -> bool:
-        """Write what is pending. When the database is away it stays pending, newer facts on top."""
+        """Write what is pending. What the database does not take stays pending, newer facts on top; where it refuses
+        it, nobody waits on.
+        """
         batch, self._pending = self._pending, {}
         try:
             async with self._database.connection() as connection:
                 await write_news(connection, batch)
-        except UnavailableError:
-            if self._closed:
+        except (UnavailableError, asyncpg.PostgresError) as error:
+            refused = isinstance(error, asyncpg.PostgresError)
+            if refused:
+                log.exception("what devices tell of themselves cannot be written")
+            if refused or self._closed:
                 _answer(batch, stored=False)
-                return True
-            self._take_back(batch)
-            return False
+            if not self._closed:
+                self._take_back(batch)
+            return self._closed
         _answer(batch, stored=True)
         return True
 
@@ -218,6 +225,7 @@ def _answer(batch: dict[str, _News], *, stored: bool) -> None:
     for news in batch.values():
         for answered in news.waiting:
             answered(stored=stored)
+        news.waiting.clear()
 
 
 class _Once:

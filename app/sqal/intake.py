@@ -72,6 +72,8 @@ class Work:
     position: int = 0
     """Which sample message of its connection this is, from 1; 0 inside a batch."""
     answered: bool = False
+    committed: bool = False
+    """Set once the transaction that holds it, or found it stored already, has been committed."""
 
     def answer(self, verdict: Verdict) -> None:
         """Tell the origin, once: a second verdict for the same work is dropped."""

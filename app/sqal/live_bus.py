@@ -17,8 +17,8 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
-from app.core.database import DRIVER_ERRORS, is_away
-from app.core.errors import UnavailableError
+from app.core.database import DATABASE_ERRORS, is_away, logging_in
+from app.core.errors import UnavailableError, in_a_line
 from app.core.logging import get_logger
 
 if TYPE_CHECKING:
@@ -69,21 +69,26 @@ class LiveBus:
         pause_s = RETRY_S[0]
         while True:
             try:
-                async with self._storage.call(), asyncio.timeout(DEADLINE_S):
-                    await self._storage.strike()
-                    connection = await asyncpg.connect(self._dsn, server_settings={"application_name": "gaveurs-live"})
+                connection = await self._connect()
                 try:
-                    await connection.add_listener(CHANNEL, self._hear)
+                    async with asyncio.timeout(DEADLINE_S):
+                        await connection.add_listener(CHANNEL, self._hear)
                     pause_s = RETRY_S[0]
                     await self._serve(connection)
                 finally:
                     connection.terminate()
-            except (UnavailableError, *DRIVER_ERRORS, OSError, TimeoutError) as error:
+            except (UnavailableError, *DATABASE_ERRORS) as error:
                 if not isinstance(error, UnavailableError) and not is_away(error):
                     log.exception("the live feed between processes failed")
-                log.warning("no live feed between processes", reason=type(error).__name__, again_in_s=pause_s)
+                log.warning("no live feed between processes", reason=in_a_line(error), again_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_S[1])
+
+    async def _connect(self) -> Connection:
+        async with self._storage.call(), asyncio.timeout(DEADLINE_S):
+            await self._storage.strike()
+            with logging_in():
+                return await asyncpg.connect(self._dsn, server_settings={"application_name": "gaveurs-live"})
 
     async def _serve(self, connection: Connection) -> None:
         reader = self._feed.subscribe(self._news.set)
@@ -91,7 +96,7 @@ class LiveBus:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._want(connection))
                 tasks.create_task(self._publish(connection, reader.take))
-        except* (UnavailableError, *DRIVER_ERRORS, OSError, TimeoutError) as errors:
+        except* (UnavailableError, *DATABASE_ERRORS) as errors:
             raise errors.exceptions[0] from None
         finally:
             reader.close()

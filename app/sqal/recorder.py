@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 300
 SLOT_S: Final = 5
 REJECT: Final = "REJECT"
+NO_SITE: Final = "unknown"
+OTHER_SITE: Final = "other"
 _DISAGREES: Final = int(Flag.CLAIM_DISAGREES)
 
 
@@ -66,24 +68,34 @@ class RecentQuality:
 class SampleRecorder:
     """One for the process. `lost_acked` of its receipt is what must stay 0: acknowledged but not committed."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, sites: Sequence[str]) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._sites = frozenset(sites)
         self._began_s = clock.monotonic()
         self._recent = RecentQuality()
         self._verdicts = 0
         metrics.sample_quality.prepare((grade,) for grade in GRADES)
         metrics.samples_committed.prepare((grade,) for grade in (*GRADES, NOT_GRADABLE))
         metrics.samples_refused.prepare((str(code),) for code in Code)
+        metrics.quarantined.prepare((str(code),) for code in Code)
+        metrics.site_samples.prepare((site, grade) for site in sites for grade in (*GRADES, NOT_GRADABLE))
+        metrics.site_scores.prepare((site,) for site in sites)
         metrics.registry.before_scrape(self._report)
 
     def received(self, number: int = 1) -> None:
         """Sample messages were read from a socket."""
         self._metrics.samples_received.labels().inc(number)
 
-    def judged(self, verdict: Verdict) -> None:
+    def over_limit(self) -> None:
+        """A sample message is answered busy since its device is over its own limit."""
+        self._metrics.over_limit.labels().inc()
+
+    def judged(self, work: Work, verdict: Verdict) -> None:
         """A sample message of a socket got its verdict."""
         self._verdicts += 1
+        if verdict.code is None and not work.committed:
+            self._metrics.acks_uncommitted.labels().inc()
         if verdict.code is not None:
             self._metrics.samples_refused.labels(str(verdict.code)).inc()
 
@@ -98,12 +110,15 @@ class SampleRecorder:
         for work, verdict in zip(group, written.verdicts, strict=True):
             if verdict.code is None:
                 processing.observe(now_s - work.queued_at)
+            elif work.keep_refused:
+                m.quarantined.labels(str(verdict.code)).inc()
         by_grade: dict[str, list[float]] = {}
         disagreeing = 0
         for row in written.samples:
             by_grade.setdefault(row["grade"], []).append((row["score"] or 0) / MICRO)
             disagreeing += row["flags"] & _DISAGREES != 0
         m.claims_disagree.labels().inc(disagreeing)
+        self._note_sites(written.samples)
         for grade, scores in by_grade.items():
             m.samples_committed.labels(grade).inc(len(scores))
             if grade == NOT_GRADABLE:
@@ -113,6 +128,15 @@ class SampleRecorder:
             for score in scores:
                 quality.observe(score)
             self._recent.note(now_s, len(scores), scores, rejected=grade == REJECT)
+
+    def _note_sites(self, samples: Sequence[dict[str, Any]]) -> None:
+        """Sites that are not configured are one: whoever sends may invent them."""
+        for row in samples:
+            site, grade = row["site_code"] or NO_SITE, row["grade"]
+            known = site if site in self._sites or site == NO_SITE else OTHER_SITE
+            self._metrics.site_samples.labels(known, grade).inc()
+            if grade != NOT_GRADABLE:
+                self._metrics.site_scores.labels(known).inc((row["score"] or 0) / MICRO)
 
     def receipt(self) -> dict[str, Any]:
         """Everything that was received from sockets since the start, and what became of it."""
@@ -127,7 +151,7 @@ class SampleRecorder:
             "duplicates": acked["duplicate"],
             "refused": int(sum(series.value for _, series in m.samples_refused.items())),
             "in_hand": received - self._verdicts,
-            "lost_acked": max(0, acked["saved"] - committed),
+            "lost_acked": max(int(m.acks_uncommitted.labels().value), acked["saved"] - committed),
         }
 
     def _report(self) -> None:

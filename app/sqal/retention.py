@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from app.core.backup_log import LOCK_KEY as BACKUP_KEY
 from app.core.errors import AppError
 from app.core.logging import get_logger
 from app.sqal.originals import NUMBER_BITS
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from app.core.clock import Clock
     from app.core.database import Connection, Database
     from app.sqal.quarantine import Quarantine
@@ -31,6 +34,11 @@ HOUSEKEEPING_DEADLINE_S: Final = 120.0
 EVERY_S: Final = 30.0
 SEGMENT_SHARE: Final = 32  # segments within the bound on bytes: how finely the oldest can be dropped
 SEGMENT_AGE: Final = timedelta(days=1)
+BACKUP_RUNS: Final = """
+    SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
+            AND l.classid::bigint = $1::bigint >> 32 AND l.objid::bigint = $1::bigint & 4294967295 AND l.objsubid = 1)
+"""
 log = get_logger("gaveurs.retention")
 
 
@@ -72,16 +80,35 @@ async def make_partition(connection: Connection, monday: date) -> int:
 
 
 async def existing_weeks(connection: Connection) -> set[date]:
+    """The Mondays of our partitions. Those that somebody else has attached are left as they are."""
     records = await connection.fetch(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = 'samples'::regclass"
     )
     names = (record["relname"].removeprefix("samples_") for record in records)
-    return {datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).date() for name in names if name.isdigit()}
+    return {day for name in names if (day := _day_of(name))}
+
+
+def _day_of(name: str) -> date | None:
+    try:
+        return datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).date() if len(name) == len("YYYYMMDD") else None
+    except ValueError:
+        return None
+
+
+async def _put_off_if_locked(step: Callable[[Connection], Awaitable[object]], connection: Connection) -> None:
+    try:
+        await step(connection)
+    except asyncpg.LockNotAvailableError:
+        log.warning("housekeeping put off", reason="lock_not_available", step=step.__name__.lstrip("_"))
 
 
 class Housekeeper:
-    """Makes partitions ahead of need and lets go of what is past its time. One process of all replicas does it."""
+    """Makes partitions ahead of need and lets go of what is past its time. One process of all replicas does it.
+
+    Partitions come and go under an exclusive lock, behind which ingest queues. A backup reads them all until its end:
+    while one runs they are left as they are. Whoever else is in the way for 2 s puts off that step alone.
+    """
 
     def __init__(
         self,
@@ -97,6 +124,7 @@ class Housekeeper:
         self._sample_retention = sample_retention
         self._message_retention = message_retention
         self._message_bytes = message_bytes
+        self._backup_runs = False
 
     async def run(self, database: Database) -> None:
         """Keep house every half minute; runs until cancelled."""
@@ -117,18 +145,33 @@ class Housekeeper:
         elif not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
             return
         try:
-            await self.make_weeks(connection)
-            await self._drop_weeks(connection)
-            await self.keep_segments(connection)
-            await self._quarantine.trim(connection)
-            horizon = self._clock.now() - self._sample_retention
-            await connection.execute("DELETE FROM alerts WHERE cleared_at < $1", horizon)
+            await self._look_for_backup(connection)
+            for step in (
+                self.make_weeks,
+                self._drop_weeks,
+                self.keep_segments,
+                self._quarantine.trim,
+                self._drop_alerts,
+            ):
+                await _put_off_if_locked(step, connection)
         finally:
             if not connection.is_closed():
                 await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
 
+    async def _look_for_backup(self, connection: Connection) -> None:
+        runs = await connection.fetchval(BACKUP_RUNS, BACKUP_KEY)
+        if runs and not self._backup_runs:
+            log.info("a backup runs: partitions stay as they are until its end")
+        self._backup_runs = runs
+
+    async def _drop_alerts(self, connection: Connection) -> None:
+        horizon = self._clock.now() - self._sample_retention
+        await connection.execute("DELETE FROM alerts WHERE cleared_at < $1", horizon)
+
     async def make_weeks(self, connection: Connection) -> None:
         """The current week and those ahead, and each week of the retention that the default partition holds rows of."""
+        if self._backup_runs:
+            return
         now = self._clock.now()
         ahead = {week_of(now) + number * WEEK for number in range(WEEKS_AHEAD + 1)}
         strayed = await connection.fetch(
@@ -144,6 +187,9 @@ class Housekeeper:
     async def _drop_weeks(self, connection: Connection) -> None:
         """Drop weeks past the retention. A row whose bucket time is younger (its device's clock was behind) stays."""
         horizon = self._clock.now() - self._sample_retention
+        await connection.execute("DELETE FROM samples_default WHERE bucket_time < $1", horizon)
+        if self._backup_runs:
+            return
         for monday in sorted(await existing_weeks(connection)):
             if _start(monday) + WEEK > horizon:
                 break
@@ -154,7 +200,6 @@ class Housekeeper:
                 await connection.execute(f"INSERT INTO samples SELECT * FROM {name} WHERE bucket_time >= $1", horizon)
                 await connection.execute(f"DROP TABLE {name}")
             log.info("partition dropped", partition=name)
-        await connection.execute("DELETE FROM samples_default WHERE bucket_time < $1", horizon)
 
     async def keep_segments(self, connection: Connection) -> None:
         """Open a new segment when the newest is a day old or large enough; drop the oldest beyond age or size."""
@@ -172,6 +217,8 @@ class Housekeeper:
         }
         if now - newest["opened_at"] >= SEGMENT_AGE or sizes[newest["segment"]] >= self._message_bytes // SEGMENT_SHARE:
             await self._open_segment(connection, newest["segment"] + 1, now)
+        if self._backup_runs:
+            return
         total = sum(sizes.values())
         # Room for one segment more than the newest: what is written until the next round must fit in the bound too.
         bound = self._message_bytes - 2 * (self._message_bytes // SEGMENT_SHARE)

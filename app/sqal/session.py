@@ -268,6 +268,7 @@ class DeviceSession:
             self._turn_away(work)
             return
         if wait_s := self._admission.retry_after_s(work.lane, work.size_bytes):
+            ingest.recorder.over_limit()
             await self._over_limit(work.encoding, wait_s)
             work.answer(busy_for(round(wait_s * 1_000)))
             return
@@ -314,7 +315,7 @@ class DeviceSession:
 
     def deliver(self, work: Work, verdict: Verdict) -> None:
         """The verdict on a sample message of this connection, after its transaction committed."""
-        self._ingest.recorder.judged(verdict)
+        self._ingest.recorder.judged(work, verdict)
         if verdict.code is not None:
             self._outbox.say_error(verdict, work.encoding, *names_of(work), position=work.position)
         elif not self._cumulative and work.reading is not None:

@@ -11,7 +11,8 @@ const lines = (rows, { colon }) => rows.filter(isSaid).map(([name, value]) => `$
 
 const tidy = (title) => title.slice(0, MOST_TITLE);
 
-export function draftOfAlert(alert, device, text) {
+// The firmware is the one that measured, where the sample says it; else the device's of now: as the service's own reports have it.
+export function draftOfAlert(alert, device, sample, text) {
   const { figures } = text;
   const names = alert.devices.length ? alert.devices.slice(0, MOST_NAMES).join(", ") : alert.device_id;
   const rule = text.rules[alert.rule] ?? alert.rule;
@@ -24,8 +25,8 @@ export function draftOfAlert(alert, device, text) {
       [figures.value, alert.value], [figures.worst, alert.worst], [figures.sample, alert.sample_id],
     ], text),
     severity: critical ? "critical" : "medium", priority: critical ? "urgent" : "medium", category: CATEGORIES[alert.rule] ?? "",
-    deviceId: alert.device_id ?? "", firmwareVersion: device?.firmware_version ?? "", siteCode: alert.site_code ?? "",
-    tags: ["alert", alert.rule],
+    deviceId: alert.device_id ?? "", firmwareVersion: sample?.firmware_version ?? device?.firmware_version ?? "",
+    siteCode: alert.site_code ?? "", tags: ["alert", alert.rule],
     sample: alert.device_id && alert.sample_id ? { deviceId: alert.device_id, sampleId: alert.sample_id, deviceTime: alert.sample_time } : null,
   };
 }

@@ -171,10 +171,14 @@ show("devices").addEventListener("click", (event) => {
 show("alerts").addEventListener("click", async (event) => {
   const alert = state.alerts.get(event.target.dataset?.report);
   if (!alert) return;
-  const known = state.devices.find((one) => one.device_id === alert.device_id);
-  const path = `/api/sqal/devices/${encodeURIComponent(alert.device_id)}`;
-  const device = alert.device_id && await ask(path).catch(() => known); // its firmware of now; the list may be a minute old
-  openReport(draftOfAlert(alert, device, state.text), `#alerts [data-report="${alert.id}"]`);
+  const { device_id: id, sample_id: sampleId, sample_time: time } = alert;
+  const known = state.devices.find((one) => one.device_id === id);
+  const path = `/api/sqal/samples/${encodeURIComponent(id)}/${encodeURIComponent(sampleId)}`;
+  const [device, sample] = await Promise.all([
+    id && ask(`/api/sqal/devices/${encodeURIComponent(id)}`).catch(() => known), // as it is now; the list may be a minute old
+    id && sampleId && ask(`${path}?device_time=${encodeURIComponent(time)}`).catch(() => null),
+  ]);
+  openReport(draftOfAlert(alert, device, sample, state.text), `#alerts [data-report="${alert.id}"]`);
 });
 document.addEventListener("bug-reported", () => loadOpenBugs().catch(complain));
 show("alerts").addEventListener("click", async (event) => {

@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_one_clear_line() -> None:
 def test_the_command_line_works_with_and_without_a_running_server() -> None:
     with data_folder() as folder:
         done = gaveurs(folder, "migrate")
-        assert (done.returncode, done.stdout) == (0, "schema 0004\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "schema 0006\n"), done.stderr
         done = gaveurs(folder, "devices", "set", "ESP32_LL_01", "--site-code", "MT", "--trust-defects")
         assert (json.loads(done.stdout)["site_code"], json.loads(done.stdout)["trust_defects"]) == ("MT", True)
         assert gaveurs(folder, "devices", "set", "X", "--recipe", "none").stderr == "gaveurs: there is no such recipe\n"

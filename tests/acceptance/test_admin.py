@@ -196,6 +196,7 @@ def test_what_is_not_there_is_404_and_what_cannot_be_is_422(managed: Managed) ->
         ("/api/admin/faults/database", {"kind": "sulk", "expires_s": 1}),
         ("/api/admin/faults/event_loop", {"kind": "error", "latency_ms": 1, "expires_s": 1}),
         ("/api/admin/faults/event_loop", {"kind": "stall", "latency_ms": 30_001, "expires_s": 60}),
+        ("/api/admin/faults/cache_entries", {"kind": "stall", "expires_s": 60}),
     ):
         assert managed.ask(path, method="PUT", body=wrong)[0] == 422, wrong
     assert managed.ask("/api/admin/cache/invalidate", method="POST", body={"pattern": ""})[0] == 422
@@ -246,13 +247,25 @@ def test_the_cache_tells_what_it_did_and_drops_what_matches(managed: Managed) ->
 # Faults
 
 
+def test_a_cache_that_is_made_to_forget_answers_from_the_database(managed: Managed) -> None:
+    path = "/api/sqal/aggregates/hourly?device_id=D2"
+    managed.ask(path)
+    before = managed.ask("/api/admin/cache")[1]
+    order = {"kind": "error", "expires_s": 60}
+    assert managed.ask("/api/admin/faults/cache_entries", method="PUT", body=order)[0] == 200
+    assert [managed.ask(path)[0] for _ in range(2)] == [200, 200]
+    assert managed.ask("/api/admin/faults/cache_entries", method="DELETE")[0] == 200
+    after = managed.ask("/api/admin/cache")[1]
+    assert (after["hits"] - before["hits"], after["misses"] - before["misses"]) == (0, 2)
+
+
 def test_latency_delays_each_call_until_it_is_taken_back(managed: Managed) -> None:
     assert managed.fault("latency", latency_ms=SLOW_MS)["latency_ms"] == SLOW_MS
     (shown,) = (item for item in managed.ask("/api/admin/faults")[1]["items"] if item["name"] == "database")
     assert (shown["kind"], 50 < shown["expires_in_s"] <= 60) == ("latency", True)
     assert timed(managed, "/api/sqal/samples") >= SLOW_MS / 1_000
     managed.end_fault()
-    assert timed(managed, "/api/sqal/samples") < SLOW_MS / 1_000
+    assert min(timed(managed, "/api/sqal/samples") for _ in range(3)) < SLOW_MS / 1_000
 
 
 def timed(managed: Managed, path: str) -> float:
@@ -262,16 +275,16 @@ def timed(managed: Managed, path: str) -> float:
 
 
 def test_an_error_fails_calls_opens_the_breaker_and_ends_by_itself(managed: Managed) -> None:
-    managed.fault("error", expires_s=1.5)
+    managed.fault("error")
     codes = []
-    for _ in range(20):
+    while "circuit_open" not in codes:
         status, code, _ = managed.retry_after("/api/sqal/samples")
         codes.append(code)
         assert status == 503
     assert codes[0] == "database_unavailable"
-    assert codes[-1] == "circuit_open"
     assert managed.ask("/api/admin/breakers/database")[1]["state"] == "open"
     assert not managed.ask("/health/ready")[1]["components"]["database"]
+    managed.fault("error", expires_s=0.5)
     managed.until_it_serves()
     assert managed.ask("/api/admin/faults")[1]["items"][0] == {"name": "database", "kind": None}
 

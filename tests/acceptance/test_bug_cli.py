@@ -164,6 +164,8 @@ def test_what_rest_refuses_is_refused_with_the_member_named(bugs: Shell) -> None
     assert bugs.refused("list", "--cursor", "nonsense")
     assert bugs.refused("export", "--sort", "severity").startswith("sort: ")
     assert "No such file" in bugs.refused("export", "--output", "/nowhere/bugs.csv")
+    assert bugs.refused("export", "--output", "/") == "--output: / is no file"
+    assert bugs.refused("export", "--output", "/dev/null/bugs.csv").endswith("bugs.csv.part: Not a directory")
     assert bugs.refused("export", "--comments").startswith("--comments: ")
     assert bugs.refused("seed", "--bugs", "1") == "there are bugs in this database already"
 
@@ -273,7 +275,8 @@ def test_a_database_that_cannot_be_asked_or_does_not_do_it_is_one_line(bugs: She
     bug = bugs.create("kept")
     read_only = f"{embedded.dsn}{'&' if '?' in embedded.dsn else '?'}default_transaction_read_only=on"
     line = bugs.refused("set", str(bug["number"]), "--title", "changed", dsn=read_only)
-    assert line == "the database did not do it: cannot execute SELECT FOR UPDATE in a read-only transaction"
+    why = "ReadOnlySQLTransactionError: cannot execute SELECT FOR UPDATE in a read-only transaction"
+    assert line == f"the database did not do it: {why}"
     assert bugs("list", "--limit", "1", dsn=read_only).code == 0
     nowhere = f"postgresql://gaveurs@127.0.0.1:{free_port()}/gaveurs"
     assert bugs.refused("list", dsn=nowhere).startswith("the database does not answer")

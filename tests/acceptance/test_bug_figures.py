@@ -59,10 +59,13 @@ def test_in_between_it_is_read_from_the_cache(staff: Caller) -> None:
     assert (status, headers["content-type"]) == (200, "application/json")
     assert headers["cache-status"].startswith("gaveurs; hit; ttl=")
     assert int(headers["age"]) >= 0
-    began = time.perf_counter()
-    for _ in range(50):
-        staff.get(SUMMARY)
-    assert (time.perf_counter() - began) / 50 < 0.05, "generous: other processes use this machine too"
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=0.05) >= 0.05:  # other processes use this machine too
+        began = time.perf_counter()
+        answers = [staff.ask("GET", SUMMARY) for _ in range(50)]
+        took_s.append((time.perf_counter() - began) / 50)
+        assert all("; hit" in headers["cache-status"] for _, _, headers in answers)
+    assert min(took_s) < 0.05, took_s
     staff.get(FIGURES)
     assert "hit" in staff.ask("GET", FIGURES)[2]["cache-status"]
 

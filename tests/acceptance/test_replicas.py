@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -55,8 +57,10 @@ async def test_replicas_agree(pair: tuple[World, Server, Server]) -> None:
     # A commit in one is seen through the other.
     await save(one, "second")
     await until(lambda: two.get("/api/sqal/dashboard")["count"] == 2, "the other's figures follow", 5)
-    latest = await asyncio.to_thread(two.get, "/api/sqal/latest")
-    assert latest == one.get("/api/sqal/latest")
+    await until(
+        lambda: two.get("/api/sqal/latest") == one.get("/api/sqal/latest"), "each value has its own two seconds", 5
+    )
+    assert one.get("/api/sqal/latest")["sample_id"] == "second"
 
     # What is dropped in one is dropped in the other.
     await until(lambda: _cached(one) and _cached(two), "both have it cached", 10)
@@ -85,7 +89,7 @@ def _keys(server: Server) -> int:
 
 async def test_a_limit_holds_over_both_replicas(pair: tuple[World, Server, Server]) -> None:
     _, one, two = pair
-    admitted = 0
+    admitted, began = 0, time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
         for number in range(4 * CONNECTS):
             try:
@@ -95,5 +99,5 @@ async def test_a_limit_holds_over_both_replicas(pair: tuple[World, Server, Serve
                 assert error.response.status_code == 429
                 assert int(error.response.headers["retry-after"]) >= 1
             await asyncio.sleep(0.02)  # leases travel
-    # A slice is a tenth of the burst, and at least 2; a few tokens come meanwhile.
-    assert CONNECTS - 4 <= admitted <= CONNECTS + 2 * 2 + 3
+    come = math.ceil((time.monotonic() - began) * CONNECTS / 60)
+    assert CONNECTS - 4 <= admitted <= CONNECTS + 2 * 2 + come  # a slice is a tenth of the burst, and at least 2

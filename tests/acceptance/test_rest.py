@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -134,7 +135,9 @@ def test_the_schema_is_published_and_every_answer_has_a_request_id(server: Serve
     assert schema["components"]["schemas"]["Sample"]["examples"]
     assert server.request("/docs")[0] == 200
     assert server.request("/api/sqal/latest", headers={"X-Request-ID": "abc-1"})[2]["x-request-id"] == "abc-1"
-    assert server.request("/api/sqal/latest", headers={"X-Request-ID": "a b"})[2]["x-request-id"] != "a b"
+    for unfit in ("a b", "gvk_0123456789ab_abcdef", "x-whsec_abcdef", "AGE-SECRET-KEY-1ABC"):
+        given = server.request("/api/sqal/latest", headers={"X-Request-ID": unfit})[2]["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", given), unfit
 
 
 def test_the_probes_answer_with_the_guides_bodies(server: Server) -> None:
@@ -206,3 +209,38 @@ def test_the_recipes_are_listed_with_their_definitions(server: Server) -> None:
 def test_bad_parameters_of_the_figures_are_problems(server: Server, query: str, status: int) -> None:
     got, body, headers = server.request(f"/api/sqal/aggregates/hourly?{query}")
     assert (got, headers["content-type"], json.loads(body)["status"]) == (status, "application/problem+json", status)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/ready",
+        "/metrics",
+        "/",
+        "/api/sqal/latest",
+        "/api/sqal/samples.csv",
+        "/api/bugs",
+        "/api/sqal/latest?device_id=NOBODY",
+    ],
+)
+def test_head_is_answered_as_get_is_but_for_the_body(server: Server, path: str) -> None:
+    status, body, headers = server.request(path)
+    same = [name for name in ("content-type", "content-length", "content-disposition") if name in headers]
+    if path == "/metrics":
+        same.remove("content-length")  # it counts this, too
+    assert body
+    for answered, nothing, told in (server.request(path, method="HEAD") for _ in range(2)):  # the connection goes on
+        assert (answered, nothing) == (status, b"")
+        assert [told[name] for name in same] == [headers[name] for name in same]
+
+
+def test_head_is_measured_under_its_route(server: Server) -> None:
+    server.request("/api/sqal/samples/ESP32_LL_01/s1", method="HEAD")
+    _, shown, _ = server.request("/metrics")
+    template = "/api/sqal/samples/{device_id}/{sample_id:path}"
+    assert f'http_requests_total{{method="HEAD",endpoint="{template}",status="200"}} 1' in shown.decode()
+
+
+def test_head_of_what_has_no_get_is_refused(server: Server) -> None:
+    status, body, headers = server.request("/api/admin/cache/invalidate", method="HEAD")
+    assert (status, body, headers["content-type"]) == (405, b"", "application/problem+json")

@@ -46,6 +46,8 @@ async def test_a_bug_is_reported_from_an_alert_with_everything_filled_in(
     with running_server(**BY_HAND) as server:
         async with device(server) as box:
             await box.ask(liver(score=0.2, sample_id="LL-1", firmware_version="v2.3.1"))
+            updated = {"type": "esp32_hello", "device_id": "ESP32_LL_01", "firmware_version": "v2.4.0"}
+            await box.ask(updated)  # what measured the liver is the one before
             page = await browser.page(f"{server.url}/?lang=en&theme=light")
             await expect(page.locator("#bugs li")).to_have_text(["no bugs"])
             form = await open_form(page)

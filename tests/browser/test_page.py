@@ -82,8 +82,10 @@ async def test_the_page_shows_the_line(browser: Browser, keep_image: KeepImage) 
             assert await page.locator("#trend circle").count() == 24
             await expect(page.locator("#per-minute")).not_to_have_text("\u2013", timeout=20_000)
             # One and the same liver: what is shown is what REST says of it.
-            origin = (await page.locator("#origin").text_content()).split(" · ")
-            shown = await page.evaluate("document.getElementById('grade').dataset.grade")
+            told, shown = await page.evaluate(
+                "[document.getElementById('origin').textContent, document.getElementById('grade').dataset.grade]"
+            )
+            origin = told.split(" · ")
             assert server.get(f"/api/sqal/samples/{origin[0]}/{origin[1]}")["grade"] == shown
             await keep_image(page, "page")
 

@@ -19,7 +19,7 @@ from app.core.errors import UnavailableError
 from app.core.faults import FaultSwitches
 from app.core.metrics import Metrics
 from app.core.redis_link import FAILURES, RedisLink, judge, make_client
-from app.infrastructure import CACHE
+from app.infrastructure import CACHE, CACHE_ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -64,13 +64,16 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def replica(server: RedisServer | None, *, port: int | None = None, **more: Any) -> AsyncIterator[Replica]:
+async def replica(
+    server: RedisServer | None, *, port: int | None = None, timeout_s: float = TIMEOUT_S, **more: Any
+) -> AsyncIterator[Replica]:
     clock, metrics = SystemClock(), Metrics()
-    faults = FaultSwitches(clock, ["cache"])
+    faults = FaultSwitches(clock, ["cache", CACHE_ENTRIES])
     options: dict[str, Any] = {
         "stale_on": (UnavailableError,),
         "keep_stale_s": 60.0,
         "min_reload_s": MIN_RELOAD_S,
+        "forgetting": lambda: faults.active(CACHE_ENTRIES) is not None,
     } | more
     types = [CacheType(KIND, 60.0), CacheType(SHORT, SHORT_S, jitter=0.0), CacheType("dashboard_metrics", 60.0)]
     types.append(CacheType("bug_summary", 60.0, strict=True))
@@ -82,9 +85,9 @@ async def replica(server: RedisServer | None, *, port: int | None = None, **more
     breaker = CircuitBreaker(name="cache", classify=judge, rehearsed=True)
     redis = made.redis = Dependency(CACHE, breaker, faults, clock)
     client = make_client(
-        host=server.host, port=port or server.port, db=0, password=server.password, timeout_s=TIMEOUT_S
+        host=server.host, port=port or server.port, db=0, password=server.password, timeout_s=timeout_s
     )
-    link = made.link = RedisLink(client, redis, TIMEOUT_S)
+    link = made.link = RedisLink(client, redis, timeout_s)
     store = made.store = RedisStore(link, made.cache, metrics, "t", time.monotonic)
     made.cache.share(store)
     tasks = [asyncio.create_task(work) for work in (store.run(), store.listen(), redis.watch(link.ping, FAILURES))]

@@ -219,6 +219,16 @@ async def test_a_folder_is_its_owners_alone_and_unfinished_files_go_when_they_ar
     assert await keys(store) == []
 
 
+def test_a_folder_that_is_somebody_elses_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume as Kubernetes hands it out: root's, writable by our group."""
+    tmp_path.chmod(0o2777)
+    somebody_else = tmp_path.stat().st_uid + 1
+    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
+    AttachmentStore.in_folder(tmp_path)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2777
+    assert (tmp_path / FOLDER).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CannotStartError, match=r"folder of attachments .*file.* cannot be used"):

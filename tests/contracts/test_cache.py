@@ -12,6 +12,8 @@ from app.core.cache import CacheHandle
 from app.core.cache_entry import CacheType
 from app.core.cache_store import Newer, Ordered
 from app.core.errors import DeadlineError, NotFoundError, UnavailableError
+from app.core.faults import FaultKind
+from app.infrastructure import CACHE_ENTRIES
 from tests.contracts.cache_bench import KIND, MIN_RELOAD_S, SHORT, SHORT_S, Replica, hears, replica, until
 from tests.redis_server import running_redis
 
@@ -59,6 +61,17 @@ async def test_what_one_reader_does_to_a_value_no_other_sees(made: Replica) -> N
     (await made.read({"grades": [1]}))["grades"].append(2)
     (await made.read({}))["grades"].append(3)
     assert await made.read({}) == {"grades": [1]}
+
+
+async def test_while_it_is_made_to_forget_every_read_is_a_load_and_a_miss(made: Replica) -> None:
+    await made.read(b"one")
+    before = made.metrics.cache_misses.labels(KIND).value
+    made.faults.switch_on(CACHE_ENTRIES, FaultKind.ERROR, latency_s=0, expires_s=60)
+    again = [(await made.cached(value)).source for value in (b"two", b"three")]
+    assert (again, len(made.loads)) == (["load", "load"], 3)
+    assert made.metrics.cache_misses.labels(KIND).value == before + 2
+    made.faults.switch_off(CACHE_ENTRIES)
+    assert (await made.cached(b"four")).source == "l1"
 
 
 async def test_an_error_reaches_the_reader_and_is_not_cached(made: Replica) -> None:
@@ -269,9 +282,10 @@ async def test_the_importable_name_works_before_there_is_a_process() -> None:
 
 
 async def test_a_value_near_its_end_is_renewed_behind_its_reader() -> None:
-    async with replica(None, min_reload_s=60.0) as one:
+    now_s = [1_000.0]
+    async with replica(None, min_reload_s=60.0, monotonic=lambda: now_s[0]) as one:
         await one.read(b"1", kind=SHORT)
-        await asyncio.sleep(0.85 * SHORT_S)
+        now_s[0] += 0.85 * SHORT_S
         assert await one.read(b"2", kind=SHORT) == b"1"  # at once
         await until(lambda: len(one.loads) == 2, "it is renewed")
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.core.clock import SystemClock
 from app.core.errors import AppError
-from app.core.rate_leases import LeaseGrant, LeaseRequest, Leases, redis_exchange
+from app.core.rate_leases import DEADLINE_S, LeaseGrant, LeaseRequest, Leases, redis_exchange
 from app.core.rate_limiter import Limiter, RateLimiterHandle, rate_limiter
 from app.core.rate_policy import Rate
 from tests.redis_server import running_redis
@@ -67,9 +67,12 @@ def client_of(server: RedisServer) -> Redis:
     return Redis(host=server.host, port=server.port, retry=Retry(NoBackoff(), 0))
 
 
-def shared(client: Redis, *, rate: Rate = RATE, max_keys: int = 10_000) -> Replica:
+PATIENT_S = 5.0  # for an exchange, where it is no question of how long Redis may take
+
+
+def shared(client: Redis, *, rate: Rate = RATE, max_keys: int = 10_000, deadline_s: float = PATIENT_S) -> Replica:
     limiter = Limiter("rest", rate, monotonic=time.monotonic, max_keys=max_keys)
-    leases = Leases(redis_exchange(client, "t:"), monotonic=time.monotonic)
+    leases = Leases(redis_exchange(client, "t:"), monotonic=time.monotonic, deadline_s=deadline_s)
     leases.attach(limiter)
     return Replica(limiter, leases)
 
@@ -81,13 +84,13 @@ async def warm_up(replica: Replica) -> None:
 
 
 @contextlib.asynccontextmanager
-async def shared_fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+async def shared_fleet(server: RedisServer, *, deadline_s: float = PATIENT_S) -> AsyncIterator[Fleet]:
     async with contextlib.AsyncExitStack() as stack:
         replicas = []
         for _ in range(REPLICAS):
             client = client_of(server)
             stack.push_async_callback(client.aclose)
-            replicas.append(shared(client))
+            replicas.append(shared(client, deadline_s=deadline_s))
             await warm_up(replicas[-1])
             assert replicas[-1].leases is not None
             assert replicas[-1].leases.answering
@@ -174,7 +177,9 @@ async def assert_local_limits_hold(replica: Replica) -> None:
     """The whole budget is there for a key of its own, no more, at once, and without an exception."""
     assert replica.leases is not None
     assert not replica.leases.answering
-    assert RATE.burst <= drain(replica.limiter, "outage", 300) <= RATE.burst + 10
+    began = time.monotonic()
+    drained = drain(replica.limiter, "outage", 300)
+    assert RATE.burst <= drained <= RATE.burst + RATE.per_second * (time.monotonic() - began) + 1
     taken = []
     for number in range(500):
         begin = time.perf_counter()
@@ -201,14 +206,17 @@ async def test_local_limits_hold_while_redis_is_dead_and_leases_return_with_it(r
 
 
 async def test_a_stalled_redis_costs_its_deadline_once_and_then_nothing(redis_server: RedisServer) -> None:
-    async with shared_fleet(redis_server) as fleet:
+    took_s = []
+    async with shared_fleet(redis_server, deadline_s=DEADLINE_S) as fleet:
         redis_server.stall()
         for replica in fleet.replicas:
             assert drain(replica.limiter, "k", 100) == SLICE / 2, "credit alone until the deadline"
             begin = time.monotonic()
             await replica.round()
-            assert 0.2 < time.monotonic() - begin < 0.6
+            took_s.append(time.monotonic() - begin)
+            assert took_s[-1] > 0.2
             await assert_local_limits_hold(replica)
+        assert min(took_s) < 0.6, took_s  # whatever else this machine does only adds
         redis_server.resume()
         for replica in fleet.replicas:
             await warm_up(replica)
@@ -241,7 +249,8 @@ async def test_a_bucket_that_makes_no_sense_is_mended(redis_server: RedisServer,
     async with shared_fleet(redis_server) as fleet:
         redis_server.execute("SET", "t:rest:k", value)
         admitted = await fleet.hammer(0.5)
-        assert REPLICAS * SLICE / 2 + 20 < len(admitted) <= RATE.burst + RATE.per_second * 0.6 + fleet.excess
+        most = RATE.burst + RATE.per_second * (admitted[-1] - admitted[0]) + fleet.excess + 1
+        assert REPLICAS * SLICE / 2 + 20 < len(admitted) <= most
 
 
 async def test_idle_keys_leave_redis(redis_server: RedisServer) -> None:

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
+from app.core.backup_log import LOCK_KEY
 from app.core.clock import iso
 from app.core.errors import NotFoundError
 from app.core.migrations import migrate
-from app.sqal import queries
+from app.sqal import queries, retention
 from app.sqal.originals import NUMBER_BITS
 from app.sqal.retention import existing_weeks, make_partition, week_of
 from tests.support import trimmed
 
-HEAD = "0004"
+HEAD = "0006"
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Bench
@@ -35,6 +37,23 @@ async def test_a_week_that_the_default_holds_is_made_and_takes_its_rows(bench: B
     assert await bench.count("samples_default") == 0
     assert await bench.count() == 1
     assert (await bench.write(trimmed(timestamp=iso(moment))))[0].status == "duplicate"
+
+
+async def test_a_partition_that_somebody_else_attached_is_left_as_it_is(bench: Bench) -> None:
+    theirs = [("samples_2020", 2020), ("samples_20219999", 2021), ("samples_archive", 2022)]
+    for name, year in theirs:
+        await bench.connection.execute(
+            f"CREATE TABLE {name} PARTITION OF samples FOR VALUES FROM ('{year}-01-01') TO ('{year + 1}-01-01')"
+        )
+    ours = await existing_weeks(bench.connection)
+    bench.clock.time += timedelta(days=500)
+    await bench.housekeeper.keep(bench.connection)
+    assert ours.isdisjoint(await existing_weeks(bench.connection))
+    left = await bench.connection.fetchval(
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'samples'::regclass AND inhrelid::regclass::text = ANY($1)",
+        [name for name, _ in theirs],
+    )
+    assert left == len(theirs)
 
 
 async def test_making_a_partition_while_its_rows_come_in_loses_none(bench: Bench, dsn: str) -> None:
@@ -71,6 +90,42 @@ async def test_a_week_past_its_retention_goes_but_not_a_row_of_a_wrong_clock(ben
     bench.clock.time += timedelta(days=401)
     await bench.housekeeper.keep(bench.connection)
     assert await bench.count() == 0
+
+
+async def test_while_a_backup_runs_nothing_is_dropped_and_nobody_waits_behind_it(bench: Bench, dsn: str) -> None:
+    week = week_of(bench.clock.now())
+    await bench.write(trimmed(timestamp=iso(bench.clock.now())))
+    bench.clock.time += timedelta(days=500)
+    backup = await asyncpg.connect(dsn)
+    await backup.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
+    await backup.execute(f"BEGIN; LOCK TABLE samples, samples_{week:%Y%m%d}, messages IN ACCESS SHARE MODE")
+    took_s = []
+    for _ in range(3):  # whatever else this machine does only adds
+        begun = time.monotonic()
+        await bench.housekeeper.keep(bench.connection)
+        took_s.append(time.monotonic() - begun)
+    assert min(took_s) < 1.0, took_s
+    assert week in await existing_weeks(bench.connection)
+    await backup.close()
+    await bench.housekeeper.keep(bench.connection)
+    assert week not in await existing_weeks(bench.connection)
+
+
+async def test_a_step_that_is_locked_out_holds_up_no_other(
+    bench: Bench, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "20ms")
+    week = week_of(bench.clock.now())
+    await bench.write(trimmed(timestamp=iso(bench.clock.now())))
+    bench.clock.time += timedelta(days=500)
+    reader = await asyncpg.connect(dsn)
+    await reader.execute(f"BEGIN; LOCK TABLE samples_{week:%Y%m%d} IN ACCESS SHARE MODE")
+    newest = "SELECT max(segment) FROM message_segments"
+    before = await bench.connection.fetchval(newest)
+    await bench.housekeeper.keep(bench.connection)
+    assert week in await existing_weeks(bench.connection)
+    assert await bench.connection.fetchval(newest) == before + 1
+    await reader.close()
 
 
 async def test_originals_are_dropped_by_age(bench: Bench) -> None:

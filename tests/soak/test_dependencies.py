@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.acceptance import test_failure_modes_postgres as postgres
-from tests.acceptance import test_failure_modes_redis as redis
 from tests.outages import CACHED, SHORT, UNCACHED, Outage, suffer, world
+from tests.system import test_failure_modes_postgres as postgres
+from tests.system import test_failure_modes_redis as redis
 
 if TYPE_CHECKING:
     from tests.outages import World

@@ -69,13 +69,18 @@ async def test_the_phases_come_in_order_and_say_so() -> None:
     assert said[-1].startswith("Graceful shutdown completed in 0.")
 
 
+class EndingInTurn(RequestsInHand):
+    """One ends whenever somebody waits for one."""
+
+    async def one_ends(self) -> None:
+        asyncio.get_running_loop().call_soon(self.end)
+        await super().one_ends()
+
+
 async def test_requests_under_way_are_counted_down() -> None:
-    requests = RequestsInHand()
+    requests = EndingInTurn()
     for _ in range(3):
         requests.begin()
-    loop = asyncio.get_running_loop()
-    for number in range(3):
-        loop.call_later(0.02 + 0.05 * number, requests.end)
     said = await shut_down(Parts(), ShutdownTimes(0.01, 1, 1, 1), requests)
     assert said[3:7] == [
         "Waiting for 3 active requests to complete...",

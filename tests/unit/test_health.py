@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.core.breaker_policy import Mode
 from app.core.circuit_breaker import CircuitBreaker
@@ -87,6 +90,28 @@ def test_what_drains_is_unready_and_alive_and_started() -> None:
     assert bench.health.tree()[1]["status"] == "degraded"
 
 
+async def test_a_loop_that_stands_still_is_neither_alive_nor_ready() -> None:
+    """Asked from a thread, as the management port does: no health check may call a blocked process well."""
+    bench = Bench()
+    bench.health.watchdog, bench.health.blocked_after_s = LoopWatchdog(tick_s=0.01), 0.1
+    bench.health.watchdog.start()
+    asked: list[tuple[int, str]] = []
+
+    def ask() -> None:
+        asked.extend((status, body["status"]) for status, body in (bench.health.ready(), bench.health.live()))
+
+    try:
+        await asyncio.sleep(0.01)
+        assert bench.health.ready()[0] == 200
+        thread = threading.Timer(0.2, ask)
+        thread.start()
+        time.sleep(0.4)  # noqa: ASYNC251 - this is the blocking
+        thread.join()
+        assert asked == [(503, "blocked")] * 2
+    finally:
+        bench.health.watchdog.stop()
+
+
 def test_too_much_work_makes_unready() -> None:
     bench = Bench()
     bench.overloaded = True
@@ -161,6 +186,39 @@ async def test_a_check_that_fails_while_real_calls_succeed_says_nothing() -> Non
 
     await bench.database.check(overtaken, ())
     assert not bench.database.away
+
+
+async def test_each_reason_that_a_check_finds_in_an_outage_is_said_once() -> None:
+    bench = Bench()
+
+    async def check(reason: str) -> None:
+        async def refuse() -> None:
+            raise UnavailableError(f"{reason}\nand more")
+
+        await bench.database.check(refuse, ())
+
+    with capture_logs() as lines:
+        for _ in range(2):
+            bench.database.mark_away("its session ended")
+            for reason in ("no login", "no login", "no way", "no login"):
+                await check(reason)
+            bench.database.mark_back()
+    outage = [
+        ("dependency away", "its session ended"),
+        ("dependency still away", "UnavailableError: no login"),
+        ("dependency still away", "UnavailableError: no way"),
+        ("dependency back", None),
+    ]
+    said = [(line["event"], line.get("reason")) for line in lines if line["event"].startswith("dependency")]
+    assert said == outage * 2
+
+
+async def test_a_reason_that_was_said_at_the_begin_of_an_outage_is_not_said_again() -> None:
+    bench = Bench()
+    with capture_logs() as lines:
+        for _ in range(2):
+            await bench.database.check(fail, ())
+    assert [(line["event"], line["reason"]) for line in lines] == [("dependency away", "UnavailableError: away")]
 
 
 async def test_a_defect_of_a_check_is_no_outage() -> None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from app.core.loop_watchdog import Blocked, LoopWatchdog, Turning, TurnsAgain
+from app.core.loop_watchdog import EXIT_STATUS, Blocked, LoopWatchdog, Turning, TurnsAgain
 
 STEP_S = 1 / 64  # exact in binary, so that sums are too
 
@@ -206,10 +209,18 @@ def of(lines: list[structlog.typing.EventDict], event: str) -> list[structlog.ty
     return [line for line in lines if line["event"] == event]
 
 
+@pytest.fixture
+def _always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the watchdog this process never sleeps: where it wakes late itself, that is taken for no suspension."""
+    busy = SimpleNamespace(monotonic=time.monotonic, process_time=time.monotonic)
+    monkeypatch.setattr("app.core.loop_watchdog.time", busy)
+
+
 def sleeps_on_the_loop() -> None:
     time.sleep(0.5)
 
 
+@pytest.mark.usefixtures("_always_busy")
 def test_the_log_names_what_blocks_the_loop_and_says_when_it_is_over(
     run: Run, logged: list[structlog.typing.EventDict]
 ) -> None:
@@ -254,6 +265,7 @@ def test_the_log_names_what_keeps_the_interpreter_to_itself(run: Run, logged: li
     run(main)
 
 
+@pytest.mark.usefixtures("_always_busy")
 def test_a_deep_stack_is_cut_to_its_innermost_frames(run: Run, logged: list[structlog.typing.EventDict]) -> None:
     def ping(left: int) -> None:  # two, because a formatted stack folds the frames of one that calls itself
         pong(left - 1) if left else sleeps_on_the_loop()
@@ -330,16 +342,19 @@ def test_a_listener_that_raises_does_not_end_the_ticks(run: Run) -> None:
     run(main)
 
 
+def watchers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "loop-watchdog"]
+
+
 def test_a_stopped_watchdog_leaves_neither_a_thread_nor_a_tick(run: Run) -> None:
     async def main() -> None:
         lags: list[float] = []
-        threads = threading.active_count()
         watchdog = LoopWatchdog(tick_s=0.01, blocked_after_s=60, on_lag=lags.append)
         watchdog.stop()
         watchdog = LoopWatchdog(tick_s=0.01, blocked_after_s=60, on_lag=lags.append)
         assert (watchdog.blocked_for_s, watchdog.episodes) == (0, 0)
         watchdog.start()
-        assert threading.active_count() == threads + 1
+        assert len(watchers()) == 1
         with pytest.raises(RuntimeError):
             watchdog.start()
         await until(lambda: lags)
@@ -347,10 +362,34 @@ def test_a_stopped_watchdog_leaves_neither_a_thread_nor_a_tick(run: Run) -> None
         watchdog.stop()
         watchdog.stop()
         assert time.monotonic() - before_s < 1
-        assert threading.active_count() == threads
+        assert watchers() == []
         ticks = len(lags)
         await asyncio.sleep(0.05)
         assert len(lags) == ticks
         assert watchdog.blocked_for_s == 0
 
     run(main)
+
+
+ENDS = """
+import asyncio, sys, threading, time
+from app.core import loop_watchdog
+from app.core.logging import configure_logging, line_handler
+
+async def main(log_in_hand):
+    if log_in_hand:
+        line_handler()._counting.acquire()
+    loop_watchdog.LoopWatchdog(tick_s=0.02, blocked_after_s=0.1, exit_after_s=0.3).start()
+    time.sleep(60)
+
+loop_watchdog.LAST_WORDS_S = 0.5
+configure_logging("info")
+asyncio.run(main(sys.argv[1] == "log in hand"))
+"""
+
+
+@pytest.mark.parametrize(("log", "lines"), [("free", 1), ("in hand", 0)])
+def test_a_process_whose_loop_does_not_come_back_ends_whoever_has_the_log_in_hand(log: str, lines: int) -> None:
+    command = [sys.executable, "-c", ENDS, f"log {log}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr.count("the event loop does not come back")) == (EXIT_STATUS, lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -43,6 +43,9 @@ def sample_work(queued_at: float) -> Work:
     return Work(Nobody(), UUID(int=0), "D1", datetime(2026, 2, 2, tzinfo=UTC), queued_at, Encoding.JSON, None, 2)
 
 
+SITES = ("LL", "LS", "other", "unknown")
+
+
 @dataclass
 class Bench:
     """A recorder on a clock that is moved by hand."""
@@ -51,11 +54,18 @@ class Bench:
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        self.recorder = SampleRecorder(self.metrics, self.clock)
+        self.recorder = SampleRecorder(self.metrics, self.clock, ("LL", "LS"))
 
-    def commit(self, grade: str, score: float | None = None, *, flags: int = 0, waited_s: float = 0.0) -> None:
+    def commit(
+        self, grade: str, score: float | None = None, *, flags: int = 0, waited_s: float = 0.0, site: str | None = "LL"
+    ) -> None:
         work = sample_work(self.clock.now_s - waited_s)
-        row: dict[str, Any] = {"grade": grade, "flags": flags, "score": None if score is None else round(score * 1e6)}
+        row: dict[str, Any] = {
+            "grade": grade,
+            "flags": flags,
+            "site_code": site,
+            "score": None if score is None else round(score * 1e6),
+        }
         self.recorder.note([work], Written([Verdict("saved")], [row], []))
 
     def shown(self) -> dict[str, float]:
@@ -190,7 +200,7 @@ def test_the_receipt_tells_what_became_of_everything() -> None:
     bench.commit("A", 0.8)
     bench.commit("B", 0.7)
     for verdict in (Verdict("saved"), Verdict("saved"), Verdict("duplicate"), Verdict("error", code=Code.BUSY)):
-        bench.recorder.judged(verdict)
+        bench.recorder.judged(replace(sample_work(0), committed=True), verdict)
     bench.recorder.acknowledged("saved", 2)
     bench.recorder.acknowledged("duplicate")
     assert bench.recorder.receipt() == {
@@ -204,3 +214,33 @@ def test_the_receipt_tells_what_became_of_everything() -> None:
     }
     bench.recorder.acknowledged("saved")
     assert bench.recorder.receipt()["lost_acked"] == 1
+
+
+def test_samples_are_counted_by_site_and_sites_that_are_not_configured_are_one() -> None:
+    bench = Bench()
+    for site, score in (("LL", 0.5), ("LL", 0.25), ("XX", 1.0), ("YY", 1.0), (None, 0.125)):
+        bench.commit("A", score, site=site)
+    bench.commit("NOT_GRADABLE", site="LL")
+    counted = {site: bench.value(f'site_samples_committed_total{{site="{site}",grade="A"}}') for site in SITES}
+    assert counted == {"LL": 2, "LS": 0, "other": 2, "unknown": 1}
+    assert bench.value('site_samples_committed_total{site="LL",grade="NOT_GRADABLE"}') == 1
+    assert [bench.value(f'site_sample_scores_total{{site="{site}"}}') for site in SITES] == [0.75, 0, 2, 0.125]
+
+
+def test_a_refused_message_that_is_kept_is_counted_as_quarantined() -> None:
+    bench = Bench()
+    kept, dropped = sample_work(0), replace(sample_work(0), keep_refused=False)
+    refused = Verdict("error", code=Code.OUT_OF_RANGE)
+    bench.recorder.note([kept, dropped], Written([refused, refused], [], []))
+    assert bench.value('quarantined_messages_total{code="out_of_range"}') == 1
+
+
+def test_an_ack_that_no_commit_covers_is_counted_and_told_in_the_receipt() -> None:
+    bench = Bench()
+    bench.commit("A", 0.5)
+    bench.commit("A", 0.5)
+    bench.recorder.judged(replace(sample_work(0), committed=True), Verdict("saved"))
+    bench.recorder.judged(sample_work(0), Verdict("error", code=Code.BUSY))
+    assert (bench.value("acks_uncommitted_total"), bench.recorder.receipt()["lost_acked"]) == (0, 0)
+    bench.recorder.judged(sample_work(0), Verdict("saved"))
+    assert (bench.value("acks_uncommitted_total"), bench.recorder.receipt()["lost_acked"]) == (1, 1)

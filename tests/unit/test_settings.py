@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app import secret_files
 from app.settings import BadSettings, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def test_a_shutdown_longer_than_the_grace_is_refused_with_both_figures(monkeypat
         ({"QUERY_DEADLINE_S": "10"}, "QUERY_DEADLINE_S must be less than REQUEST_DEADLINE_S"),
         ({"COMMIT_DEADLINE_S": "20"}, "COMMIT_DEADLINE_S must be less than SHUTDOWN_DEADLINE_S"),
         ({"DEVICE_STALE_AFTER_S": "300"}, "DEVICE_OFFLINE_AFTER_S must be greater than DEVICE_STALE_AFTER_S"),
+        ({"LOOP_BLOCKED_EXIT_S": "2"}, "LOOP_BLOCKED_EXIT_S must be greater than LOOP_BLOCKED_AFTER_S"),
         ({"INGEST_GROUP_ROWS": "4097"}, "INGEST_GROUP_ROWS must not exceed INGEST_QUEUE_ROWS"),
     ],
 )
@@ -151,3 +153,79 @@ def test_an_environment_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyP
 def test_a_secret_is_not_in_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused(monkeypatch, DATABASE_URL="postgres//user:geheim@host/db")
     assert line == "DATABASE_URL: must look like postgresql://user:password@host:5432/database"
+
+
+def secrets(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+URL = "postgresql://gaveurs:p%40ss@db:5432/gaveurs"
+
+
+def test_secrets_come_from_files_named_like_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = secrets(
+        tmp_path / "s", database_url=f"{URL}\n", redis_password=" kept blank \r\n", sites="LL,MT\n", notes="?"
+    )
+    monkeypatch.setenv("SECRETS_DIR", str(folder))
+    settings = load_settings()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == URL
+    assert settings.redis_password is not None
+    assert settings.redis_password.get_secret_value() == " kept blank "
+    assert settings.sites == ("LL", "MT")
+
+
+def test_the_environment_and_dotenv_win_over_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = secrets(tmp_path / "s", redis_host="file", redis_prefix="file", redis_db="3")
+    (tmp_path / ".env").write_text(f"SECRETS_DIR={folder}\nREDIS_PREFIX=dotenv\n")
+    monkeypatch.setenv("REDIS_HOST", "environment")
+    settings = load_settings()
+    assert (settings.redis_host, settings.redis_prefix, settings.redis_db) == ("environment", "dotenv", 3)
+
+
+def test_secrets_that_kubernetes_links_are_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It mounts ..data -> ..2026_01_01, and files as links through it; other engines link out of the folder."""
+    elsewhere = secrets(tmp_path / "elsewhere", redis_password="linked")
+    folder = secrets(tmp_path / "s")
+    (folder / "..data").symlink_to(elsewhere)
+    (folder / "redis_password").symlink_to(folder / "..data" / "redis_password")
+    monkeypatch.setenv("SECRETS_DIR", str(folder))
+    settings = load_settings()
+    assert settings.redis_password is not None
+    assert settings.redis_password.get_secret_value() == "linked"
+
+
+def test_the_usual_folder_is_read_where_it_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(secret_files, "USUAL_FOLDER", tmp_path / "absent")
+    assert load_settings().redis_password is None
+    monkeypatch.setattr(secret_files, "USUAL_FOLDER", secrets(tmp_path / "s", redis_host="cache"))
+    settings = load_settings()
+    assert (settings.redis_host, settings.redis_port) == ("cache", 6379)
+
+
+def test_secrets_that_cannot_be_read_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    assert refused(monkeypatch, SECRETS_DIR=str(absent)) == f"SECRETS_DIR: {absent} is not a folder"
+    folder = secrets(tmp_path / "s")
+    (folder / "redis_password").mkdir()
+    line = refused(monkeypatch, SECRETS_DIR=str(folder))
+    assert line == f"REDIS_PASSWORD: {folder}/redis_password cannot be read: Is a directory"
+    (folder / "redis_password").rmdir()
+    (folder / "redis_password").write_bytes(b"\xff")
+    assert refused(monkeypatch) == f"REDIS_PASSWORD: {folder}/redis_password is not UTF-8 text"
+    (folder / "redis_password").write_text("\n")
+    assert refused(monkeypatch) == f"REDIS_PASSWORD: {folder}/redis_password is empty"
+
+
+def test_a_wrong_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SECRETS_DIR", str(secrets(tmp_path / "s", database_url="mysql://user:hidden@db/x")))
+    assert "hidden" not in refused(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "DATABASE_URL"])
+def test_a_secret_that_still_is_its_template_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    line = refused(monkeypatch, **{name: "postgresql://gaveurs:CHANGE-ME@db/gaveurs"})
+    assert line == f"{name} still holds its template's CHANGE-ME"

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.core.supervision import Supervisor
 
@@ -50,3 +51,21 @@ async def test_what_is_opened_last_is_closed_first_and_a_close_that_hangs_is_lef
         supervisor.closing("hangs", hang, 0.01)
         supervisor.closing("last", close("last"))
     assert closed == ["last", "first"]
+
+
+async def test_a_close_that_fails_is_said_and_holds_up_no_other() -> None:
+    closed: list[str] = []
+
+    async def close() -> None:
+        closed.append("first")
+
+    async def fail() -> None:
+        raise OSError(113, "No route to host")
+
+    with capture_logs() as lines:
+        async with AsyncExitStack() as stack:
+            supervisor = Supervisor(stack, lambda: True, lambda: None)
+            supervisor.closing("first", close)
+            supervisor.closing("fails", fail)
+    assert closed == ["first"]
+    assert [(line["event"], line["what"]) for line in lines] == [("closing failed", "fails")]

@@ -1,0 +1,1 @@
+"""Grafana's dashboards, made from the same catalogue that the metrics are declared in."""
