@@ -138,9 +138,11 @@ class World:
     async def as_admin(self, *statements: str) -> None:
         """What only the database's owner may do."""
         connection = await asyncpg.connect(self.postgres.dsn)
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.close()
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            connection.terminate()
 
     async def end_connections(self) -> None:
         await self.as_admin(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{self.app_role}'")

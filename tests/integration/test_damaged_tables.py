@@ -97,4 +97,5 @@ async def test_a_revoked_key_loses_its_socket_when_the_keys_can_be_read_again(
                     await asyncio.sleep(0)
             assert await socket.ended == CLOSE_REVOKED
         task.cancel()
+        await asyncio.wait({task})
     assert lines[0]["event"] == "open sockets cannot be checked for revoked keys"

@@ -36,6 +36,7 @@ async def test_a_network_that_stalls_while_it_begins_to_listen_ends_that_try(
                 while not lines:
                     await asyncio.sleep(0)
             task.cancel()
+            await asyncio.wait({task})
     assert (lines[0]["event"], lines[0]["reason"]) == ("no live feed between processes", "TimeoutError")
 
 
@@ -49,5 +50,6 @@ async def test_a_refused_login_is_a_failure_to_the_breaker(dsn: str, monkeypatch
             while not storage.away:
                 await asyncio.sleep(0)
         task.cancel()
+        await asyncio.wait({task})
     assert lines[0]["event"] == "no live feed between processes"
     assert lines[0]["reason"].startswith('LoginRefusedError: InvalidCatalogNameError: database "nowhere"')

@@ -153,10 +153,11 @@ async def suffer_and_check(own: World, mode: FailureMode) -> Outage:
 
 async def test_connections_that_are_ended_all_the_time_end_nothing_else(own: World) -> None:
     """As an administrator's script, or a proxy that is too eager, may do."""
+    enough = asyncio.Event()
     ending: asyncio.Task[None] | None = None
 
     async def end_again_and_again() -> None:
-        while True:
+        while not enough.is_set():
             await own.end_connections()
             await asyncio.sleep(0.1)
 
@@ -166,8 +167,8 @@ async def test_connections_that_are_ended_all_the_time_end_nothing_else(own: Wor
 
     async def end() -> None:
         assert ending is not None
-        ending.cancel()
-        await asyncio.gather(ending, return_exceptions=True)
+        enough.set()
+        await ending
 
     outage = await suffer(own, begin, end, seconds=5.0, devices=10, rate=10.0)
     statuses = {one.status for one in outage.seen.readings}

@@ -152,6 +152,7 @@ async def test_readers_are_woken_less_often_when_sending_costs_much() -> None:
         feed.note([row()])
         await asyncio.sleep(0.01)
     task.cancel()
+    await asyncio.wait({task})
     assert all(later - earlier >= 0.66 for earlier, later in pairwise(woken))
 
 
