@@ -27,6 +27,7 @@ from app.routers import (
     bug_rules,
     bug_webhooks,
     bugs,
+    description,
     exports,
     metrics,
     probes,
@@ -112,6 +113,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     )
     app.state.runtime = runtime
     problems.install(app)
+    description.make_beside_the_loop(app)
     app.router.routes[:0] = [*probes.routes, *metrics.routes(settings), *sensors.routes, *realtime.routes, *web.routes]
     bug_reads = [Depends(single_values), Depends(known_parameters)]
     bug_writes = [*bug_reads, Depends(json_body), Depends(bug_webhooks.tell_soon)]

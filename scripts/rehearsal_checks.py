@@ -107,7 +107,8 @@ def check_service(container: Container, url: str) -> None:
         must(answer.get("status") == "saved", "a device's sample is acknowledged", answer)
         counted = "\nsamples_committed_total{" in get(METRICS_PORT, "/metrics")[1]
         must(counted, "the management port has probes, and counts it")
-        must(container.health_check(), "HEALTHCHECK succeeds while it serves")
+        tries = range(3)  # an engine takes as many
+        must(any(container.health_check() for _ in tries), "HEALTHCHECK succeeds while it serves")
         code = service.stop(signal.SIGTERM)
         log = service.log()
         must(code == 0, "SIGTERM to process 1 drains it", f"{code}\n{log[-1000:]}")

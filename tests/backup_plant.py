@@ -23,7 +23,7 @@ from tests.support import Server, data_folder, device, trimmed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 CONTENTS = {"log.txt": b"temperature 81 C\n" * 1_000, "frame.bin": bytes(range(256)) * 300}
 BEFORE = [trimmed(sample_id=f"BEFORE-{number:03}") for number in range(40)]
 AFTER = [trimmed(sample_id=f"AFTER-{number:03}") for number in range(5)]

@@ -51,19 +51,23 @@ def postgres_dsn() -> Iterator[str]:
         embedded = EmbeddedPostgres(folder)
         embedded.prepare()
         asyncio.run(embedded.start())
-        asyncio.run(wait_for_database(embedded.dsn))
-        yield embedded.dsn
-        asyncio.run(embedded.stop())
+        try:
+            asyncio.run(wait_for_database(embedded.dsn))
+            yield embedded.dsn
+        finally:
+            asyncio.run(embedded.stop())
 
 
 @asynccontextmanager
 async def new_database(postgres_dsn: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(postgres_dsn)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
 
 
 @pytest.fixture

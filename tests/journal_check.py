@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import random
+import signal
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import psutil
 
 from app.core.clock import iso
 from app.sqal.reading import parse_time
@@ -16,7 +19,6 @@ from app.sqal.simulator.fleet import FleetPlan, run_fleet
 from app.sqal.simulator.journal import Journal
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterator
 
     from tests.support import Server
@@ -76,34 +78,32 @@ async def kill_round(server: Server, journal: Journal, random_: random.Random) -
     whom = random_.choice(["server", "server and database", "database and server"])
     victims = server.postgres() if whom != "server" else []
     if whom == "database and server":
-        _kill(victims)
+        _send(victims, signal.SIGKILL)
     server.kill()
     in_flight = journal.under_way
     if whom == "server and database":
-        _kill(victims)
+        _send(victims, signal.SIGKILL)
     await asyncio.sleep(random_.uniform(0, 0.3))
     server.start(wait=False)
     await asyncio.to_thread(server.wait_ready)
     return Blow(in_flight, whom)
 
 
-def _kill(victims: list) -> None:  # type: ignore[type-arg]
-    import psutil
-
+def _send(victims: list[psutil.Process], number: signal.Signals) -> None:
+    """Some end by themselves: an autovacuum worker that is done, a connection that is closed."""
     for victim in victims:
-        with contextlib.suppress(psutil.Error):
-            victim.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.send_signal(number)
 
 
 @contextlib.contextmanager
 def stopped(server: Server, stop: signal.Signals, resume: signal.Signals) -> Iterator[None]:
     """Hold every process of the database still for a while."""
+    server.postmaster().send_signal(stop)  # first: it begins no more of them
     victims = server.postgres()
     assert len(victims) > 3
-    for victim in victims:
-        victim.send_signal(stop)
+    _send(victims, stop)
     try:
         yield
     finally:
-        for victim in victims:
-            victim.send_signal(resume)
+        _send(victims, resume)

@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 
 from app.core.embedded_postgres import EmbeddedPostgres
+from tests import prepared
 from tests.journal_check import assert_kept, load
 from tests.redis_server import running_redis
 from tests.support import Server, data_folder, wait_for_database
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 CACHED = ("/api/sqal/latest", "/api/sqal/dashboard", "/api/sqal/aggregates/hourly")
 UNCACHED = "/api/sqal/samples?limit=1"
 PROBES = ("/health/live", "/health/ready", "/health/startup", "/health")
-# Short times, so that an outage of three seconds shows what one of a minute does.
+# Times for a `world` in which an outage of three seconds shows what one of a minute does.
 SHORT = {
     "QUERY_DEADLINE_S": "1.0",
     "DATABASE_POOL_WAIT_S": "0.5",
@@ -156,6 +157,7 @@ class World:
 async def world(**env: str) -> AsyncIterator[World]:
     """PostgreSQL as an ordinary role sees it, Redis, and a server on both."""
     with data_folder() as folder, data_folder() as external, running_redis() as redis:
+        prepared.copy_into(external)
         postgres = EmbeddedPostgres(external)
         postgres.prepare()
         await postgres.start()
@@ -164,7 +166,7 @@ async def world(**env: str) -> AsyncIterator[World]:
         await made.as_admin("CREATE ROLE app LOGIN PASSWORD 'app'", "CREATE DATABASE app OWNER app")
         dsn = re.sub(r"//[^@]*@/postgres", "//app:app@/app", postgres.dsn)
         own: dict[str, Any] = {"DATABASE_URL": dsn, "REDIS_HOST": redis.host, "REDIS_PORT": str(redis.port)}
-        made.server = Server(folder, **(own | SHORT | {"FAULT_SWITCHES": "true"} | env))
+        made.server = Server(folder, **(own | {"FAULT_SWITCHES": "true"} | env))
         try:
             await asyncio.to_thread(made.server.start)
             yield made

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
+from app.core.database import DATABASE_ERRORS
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.migrations import migrate
 
@@ -59,8 +60,10 @@ async def _make(folder: Path) -> None:
         await until_it_answers(embedded.dsn)
         await migrate(embedded.dsn)
         connection = await asyncpg.connect(embedded.dsn.replace("/postgres?", "/template1?"))
-        await connection.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE postgres")
-        await connection.close()
+        try:
+            await connection.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE postgres")
+        finally:
+            await connection.close()
     finally:
         await embedded.stop()
 
@@ -69,7 +72,7 @@ async def until_it_answers(dsn: str) -> None:
     while True:
         try:
             connection = await asyncpg.connect(dsn)
-        except (OSError, asyncpg.PostgresError):
+        except DATABASE_ERRORS:
             await asyncio.sleep(0.05)
         else:
             await connection.close()

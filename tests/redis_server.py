@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PR_SET_PDEATHSIG = 1
-UP_DEADLINE_S = 10.0
+UP_DEADLINE_S = 30.0
 TRIES = 5  # another process may take a free port before the server does
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -32,7 +32,7 @@ class RedisServer:
     """A server on a free loopback port with nothing on disk; its port and password outlive `restart()`.
 
     `maxmemory` as Redis writes it ("8mb"), evicting by LFU. Not started yet. Every wait has a deadline: `start()`
-    raises AssertionError when it is not up in 10 s, `execute()` OSError when it does not answer in `timeout_s`.
+    raises AssertionError when it is not up in 30 s, `execute()` OSError when it does not answer in `timeout_s`.
     """
 
     host = "127.0.0.1"
@@ -124,7 +124,7 @@ class RedisServer:
         """Forget every key of every database."""
         self.execute("FLUSHALL")
 
-    def execute(self, *words: str, timeout_s: float = 5.0) -> str:
+    def execute(self, *words: str, timeout_s: float = 20.0) -> str:
         """One command over a connection of its own; the reply as text. An error reply raises ReplyError."""
         return exchange(self.host, self.port, self.password, words, timeout_s)
 

@@ -32,6 +32,7 @@ DATA = Path(__file__).parent / "data"
 SESSION = (DATA / "device_session.jsonl").read_text(encoding="utf-8").splitlines()
 TRIMMED = json.loads((DATA / "trimmed_message.json").read_text())
 UP_DEADLINE_S = 40.0
+ANSWER_S = 30.0  # longer than any request takes that tests make wait
 # Below what the kernel gives to whoever connects (ip_local_port_range): a slice for each of up to seven workers, entered
 # at a place of the process's own.
 PORTS = 3_000
@@ -140,7 +141,7 @@ class Server:
         sent = {"Content-Type": "application/json"} if data is not None else {}
         asked = urllib.request.Request(self.url + path, data=data, method=method, headers=sent | (headers or {}))
         try:
-            with urllib.request.urlopen(asked, timeout=10) as answer:
+            with urllib.request.urlopen(asked, timeout=ANSWER_S) as answer:
                 return answer.status, answer.read(), {k.lower(): v for k, v in answer.headers.items()}
         except urllib.error.HTTPError as error:
             return error.code, error.read(), {k.lower(): v for k, v in error.headers.items()}

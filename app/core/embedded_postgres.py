@@ -31,6 +31,7 @@ USER = "gaveurs"
 PORT = 5432  # names the socket file only: nothing listens on TCP
 START_DEADLINE_S = 60.0
 STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 2.0))
+WORDS_DEADLINE_S = 2.0
 STOP_DEADLINE_S = sum(deadline_s for _, deadline_s in STOP_STEPS) + 1.0
 SERVER_SETTINGS = {
     "listen_addresses": "",
@@ -153,6 +154,7 @@ class EmbeddedPostgres:
             code = await self._exited()
             if asyncio.get_running_loop().time() - started > START_DEADLINE_S:
                 pause = 0.2
+            await self._all_is_written()
             log.error(
                 "embedded PostgreSQL ended; starting it again", exit_code=code, pause_s=pause, said=self._last_words()
             )
@@ -169,6 +171,13 @@ class EmbeddedPostgres:
             log.error("embedded PostgreSQL could not be started; trying again", reason=str(error))  # noqa: TRY400
             return False
         return True
+
+    async def _all_is_written(self) -> None:
+        """The log collector ends after the server, once it has written what was said."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WORDS_DEADLINE_S):
+                while self._running():  # noqa: ASYNC110 - strangers' children cannot be waited for
+                    await asyncio.sleep(0.02)
 
     def _last_words(self) -> str:
         """Its last line, or, once it has a log of its own, the last FATAL or PANIC there since it started."""

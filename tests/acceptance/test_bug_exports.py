@@ -170,7 +170,7 @@ async def exporting(server: Server) -> AsyncIterator[BugExports]:
     breaker = CircuitBreaker(name="database", classify=judge)
     dependency = Dependency(DATABASE, breaker, FaultSwitches(clock, ["database"]), clock)
     dsn = EmbeddedPostgres(server.folder).dsn
-    database = Database(dsn, dependency, Metrics(), size=1, deadline_s=5.0, name="bugs")
+    database = Database(dsn, dependency, Metrics(), size=1, deadline_s=30.0, name="bugs")
     await database.open()
     yield BugExports(database)
     await database.close()

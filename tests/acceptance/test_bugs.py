@@ -84,6 +84,7 @@ def as_curl_would(server: Server, command: str) -> tuple[int, Any]:
     return status, json.loads(raw)
 
 
+@pytest.mark.usefixtures("within_one_day")
 def test_the_guides_curl_lines_work_to_the_letter(own_server: Server) -> None:
     status, made = as_curl_would(own_server, GUIDE_CURLS[0])
     assert status == 201
@@ -131,6 +132,7 @@ def test_reporting_works_with_and_without_the_slash(staff: Caller, path: Any) ->
     staff.post(path, REPORT)
 
 
+@pytest.mark.usefixtures("within_one_day")
 def test_a_life_of_a_bug_adds_up_everywhere(own_server: Server) -> None:
     """Report, triage, comment outside and inside, assign, wait, resolve, reopen, resolve, close; and three bystanders."""
     staff = Caller(own_server)

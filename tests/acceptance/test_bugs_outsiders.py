@@ -95,6 +95,7 @@ def world() -> Iterator[World]:
         yield World(server)
 
 
+@pytest.mark.usefixtures("within_one_day")
 def test_no_route_tells_an_outsider_of_an_internal_comment(world: World) -> None:
     before = [world.seen_by(outsider) for outsider in world.outsiders]
     assert sum(path.startswith("/api/bugs") and seen[0] == 200 for path, seen in before[0].items()) >= 12

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# What is sent is of one second: of one hour, one shift and one day.
+SENT = datetime.now(UTC).replace(microsecond=0)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running_server() as running:
@@ -29,7 +33,7 @@ def server() -> Iterator[Server]:
 
 def scored(number: int, score: float | None, **changes: Any) -> dict[str, Any]:
     return trimmed(
-        sample_id=f"q{number}", timestamp=iso(datetime.now(UTC)), lot_abattage="L 1/é", site_code="LL",
+        sample_id=f"q{number}", timestamp=iso(SENT + timedelta(microseconds=number)), lot_abattage="L 1/é", site_code="LL",
         fusion__tof_score=score, fusion__spectral_score=score, vl53l8ch__quality_score=score,
     ) | changes  # fmt: skip
 
@@ -84,7 +88,7 @@ def test_days_shifts_and_lots_are_sums_of_hours(server: Server) -> None:
     for path in ("aggregates/daily", "aggregates/shifts"):
         (span,) = server.get(f"/api/sqal/{path}?lot=L%201/%C3%A9")["items"]
         assert (span["count"], span["grades"]["REJECT"]) == (5, 1)
-        assert span["from"] <= iso(datetime.now(UTC)) < span["to"]
+        assert datetime.fromisoformat(span["from"]) <= SENT < datetime.fromisoformat(span["to"])
         assert server.get(f"/api/sqal/{path}?site_code=MT")["items"] == []
         assert problem(server, f"/api/sqal/{path}?from=1990-01-01T00:00:00Z") == (422, "invalid_request")
     (lot,) = [one for one in server.get("/api/sqal/lots?site_code=LL")["items"] if one["lot"] == "L 1/é"]

@@ -56,25 +56,25 @@ async def test_replicas_agree(pair: tuple[World, Server, Server]) -> None:
 
     # A commit in one is seen through the other.
     await save(one, "second")
-    await until(lambda: two.get("/api/sqal/dashboard")["count"] == 2, "the other's figures follow", 5)
+    await until(lambda: two.get("/api/sqal/dashboard")["count"] == 2, "the other's figures follow")
     await until(
-        lambda: two.get("/api/sqal/latest") == one.get("/api/sqal/latest"), "each value has its own two seconds", 5
+        lambda: two.get("/api/sqal/latest") == one.get("/api/sqal/latest"), "each value has its own two seconds"
     )
     assert one.get("/api/sqal/latest")["sample_id"] == "second"
 
     # What is dropped in one is dropped in the other.
-    await until(lambda: _cached(one) and _cached(two), "both have it cached", 10)
+    await until(lambda: _cached(one) and _cached(two), "both have it cached")
     assert one.request("/api/admin/cache/invalidate", method="POST", body={"pattern": "*"})[0] == 200
-    await until(lambda: _keys(two) == 0, "the other has dropped it", 5)
+    await until(lambda: _keys(two) == 0, "the other has dropped it")
 
     # What the command line changes, both read anew.
-    await until(lambda: _cached(one) and _cached(two), "both have it cached", 10)
+    await until(lambda: _cached(one) and _cached(two), "both have it cached")
     command = ["regrade", "--from", "2020-01-01", "--to", "2030-01-01", "--recipe", "sqal-1-reported"]
     ran = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-m", "app.cli", *command], env=one._env, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    await until(lambda: _keys(one) == _keys(two) == 0, "both have dropped what they had", 5)
+    await until(lambda: _keys(one) == _keys(two) == 0, "both have dropped what they had")
 
 
 def _cached(server: Server) -> bool:

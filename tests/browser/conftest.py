@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import async_playwright, expect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 KEEP_IMAGES = "KEEP_SCREENSHOTS" in os.environ
+PATIENCE_MS = 15_000
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 class Browser:
@@ -35,7 +38,7 @@ class Browser:
                 self.wrong.append(f"asked another host: {request.url}")
 
         page.on("request", check)
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_MS)
         await page.goto(url)
         return page
 

@@ -99,7 +99,7 @@ async def replica(
     await link.close()
 
 
-async def until(true: Callable[[], Any], what: str, seconds: float = 8.0) -> None:
+async def until(true: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -111,3 +111,19 @@ async def hears(*replicas: Replica) -> None:
         store = one.store
         assert store is not None
         await until(partial(getattr, store, "coherent"), "the replica hears the others")
+
+
+async def written(one: Replica, server: RedisServer) -> None:
+    """Until Redis has all that the replica holds. What it did not take in time was dropped, and is put once more."""
+    store, local, dropped, seen = one.store, one.cache._local, one.metrics.cache_dropped.labels(), 0.0
+    assert store is not None
+    names = local.keys()
+    deadline = time.monotonic() + 20
+    while server.execute("EXISTS", *(store._prefix + name for name in names)) != str(len(names)):
+        assert time.monotonic() < deadline, "the values are not in Redis"
+        if dropped.value > seen:
+            seen = dropped.value
+            for name in names:
+                if (entry := local.get(name)) is not None:
+                    store.put_soon(name, entry)
+        await asyncio.sleep(0.005)

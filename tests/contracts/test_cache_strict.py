@@ -10,7 +10,7 @@ import pytest
 
 from app.core.cache_redis import WRITE_DEADLINE_S
 from app.core.errors import UnavailableError
-from tests.contracts.cache_bench import Replica, hears, replica, until
+from tests.contracts.cache_bench import Replica, hears, replica, until, written
 from tests.redis_server import running_redis
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ async def test_what_another_replica_left_in_redis_is_not_taken_after_a_change() 
             await hears(one, other)
             await asyncio.sleep(WRITE_DEADLINE_S + 0.1)  # it knows so late that nothing was changed since
             await read(other, b"old")
-            await until(lambda: server.execute("DBSIZE") == "1", "it is written")
+            await written(other, server)
             assert (await read(one, b"unused")).source == "l2", "without a change it is"
             one.cache.forget("k")
             changed_at = time.monotonic()

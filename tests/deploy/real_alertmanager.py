@@ -43,6 +43,7 @@ class Receiver:
                 """Not on the terminal."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.socket.listen(128)  # of many at once, one that is not let in comes again seconds later
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -45,8 +45,6 @@ class Stage:
         )
 
     def until_clear(self, *names: str, deadline_s: float) -> float:
-        active = {alert["labels"]["alertname"] for alert in self.prometheus.alerts()}
-        assert active >= set(names)
         return self.prometheus.wait_until(
             lambda: not set(names) & {alert["labels"]["alertname"] for alert in self.prometheus.alerts()},
             deadline_s,
@@ -138,18 +136,22 @@ def test_without_a_fault_nothing_pages(stage: Stage) -> None:
     stage.prometheus.wait_until(
         lambda: (stage.prometheus.value("job:cache_reads:rate5m") or 0) >= 1, 30, "there must be traffic"
     )
-    threading.Event().wait(5 * 60 / SCALE)  # a whole window
-    assert stage.prometheus.firing() - NOT_SCALED == {"Watchdog"}
+    # A whole window. A machine that stands still blocks the event loop, which is told of for ten minutes.
+    for window_min in (5, 10, 10):
+        threading.Event().wait(window_min * 60 / SCALE)
+        if (firing := stage.prometheus.firing() - NOT_SCALED) == {"Watchdog"}:
+            break
+    assert firing == {"Watchdog"}
     assert [rule["name"] for rule in stage.prometheus.rules() if rule["health"] != "ok"] == []
     assert stage.receiver.statuses("/heartbeat", "Watchdog")
 
 
 def test_a_failing_database_trips_error_rate_and_breaker(stage: Stage) -> None:
     stage.fault("database", "error")
-    fired_s = stage.until_firing("HighErrorRate", "CircuitBreakerOpen", "DatabaseUnreachable", deadline_s=60)
-    assert "FaultSwitchOn" in stage.prometheus.firing()
+    names = ("HighErrorRate", "CircuitBreakerOpen", "DatabaseUnreachable")
+    fired_s = stage.until_firing(*names, "FaultSwitchOn", deadline_s=60)
     stage.mend("database")
-    cleared_s = stage.until_clear("HighErrorRate", "CircuitBreakerOpen", "DatabaseUnreachable", deadline_s=60)
+    cleared_s = stage.until_clear(*names, deadline_s=60)
     print(f"error: fired {fired_s:.1f} s, cleared {cleared_s:.1f} s")
 
 
@@ -165,11 +167,15 @@ def test_a_slow_database_with_many_readers_exhausts_the_pool(stage: Stage) -> No
     with contextlib.ExitStack() as readers:
         for _ in range(READERS):
             readers.enter_context(_reading(stage.server, "/api/sqal/samples?limit=1", pause_s=0.0))
-        fired_s = stage.until_firing("DatabasePoolExhausted", deadline_s=60)
-        exhausted = [
-            a["labels"] for a in stage.prometheus.alerts() if a["labels"]["alertname"] == "DatabasePoolExhausted"
-        ]
-        assert "reads" in {labels["pool"] for labels in exhausted}
+        fired_s = stage.prometheus.wait_until(
+            lambda: any(
+                (alert["labels"]["alertname"], alert["labels"].get("pool")) == ("DatabasePoolExhausted", "reads")
+                for alert in stage.prometheus.alerts()
+                if alert["state"] == "firing"
+            ),
+            60,
+            "the pool of reads must be exhausted",
+        )
         stage.mend("database")
     cleared_s = stage.until_clear("DatabasePoolExhausted", deadline_s=30)
     print(f"pool: fired {fired_s:.1f} s, cleared {cleared_s:.1f} s")

@@ -139,9 +139,10 @@ def test_an_autovacuum_is_nobodys_session(plant: str, cluster: Cluster) -> None:
     cluster.ask("ALTER SYSTEM SET autovacuum_naptime = '1s'")
     cluster.ask("SELECT pg_reload_conf()")
     cluster.ask(VACUUMED, name)
-    at_work = (
-        f"SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = '{name}' AND backend_type = 'autovacuum worker'"
-    )
+    at_work = f"""
+        SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE datname = '{name}' AND backend_type = 'autovacuum worker' AND query LIKE '%.vacuumed%'
+    """
     modest, server = (one.replace("gaveurs@", "modest@") for one in (plant, cluster.dsn()))
     try:
         cluster.until(at_work, "t")

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from app.backup.make import STAY
 from app.core.backup_log import BackupRecord, record_backup
-from app.doctor import backup_means, database_facts
+from app.doctor import attachments, backup_means, database, database_facts, redis
 from app.doctor.finding import Finding, Level
 from app.doctor.folders import look
 from app.doctor.patient import Patient
@@ -37,6 +37,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PASSWORD = "d0ct0r-secret"
+PATIENCE_S = 60.0
+DEADLINES = (
+    (attachments, "DEADLINE_S"), (backup_means, "CONNECT_DEADLINE_S"), (backup_means, "PLACE_S"),
+    (database, "CONNECT_DEADLINE_S"), (database, "ASK_S"), (redis, "DEADLINE_S"),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def deadlines(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What answers in the end is waited for, however busy this machine is; undone where nobody answers."""
+    for module, name in DEADLINES:
+        monkeypatch.setattr(module, name, PATIENCE_S)
+    return monkeypatch
 
 
 def told(folder: Path, *arguments: str, **env: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -44,7 +57,7 @@ def told(folder: Path, *arguments: str, **env: str) -> tuple[int, list[dict[str,
     clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_HOST")}
     command = [sys.executable, "-m", "app.cli", "doctor", "--json", "--data-dir", str(folder), *arguments]
     ran = subprocess.run(
-        command, env=clean | env, capture_output=True, text=True, timeout=30, check=False, cwd=folder.parent
+        command, env=clean | env, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=folder.parent
     )
     assert not ran.stderr, ran.stderr
     return ran.returncode, json.loads(ran.stdout)["findings"], ran.stdout
@@ -64,7 +77,10 @@ def of(findings: list[dict[str, Any]], topic: str) -> list[str]:
 
 def test_of_a_running_server_it_finds_nothing_wrong() -> None:
     with running_server() as server:
-        code, findings, text = told(server.folder, "--port", str(server.port))
+        for _ in range(3):  # it waits 2 s for the port: this machine may stand still for longer
+            code, findings, text = told(server.folder, "--port", str(server.port))
+            if code == 0:
+                break
         assert code == 0, text
         assert of(findings, "ports") == [f"the port 127.0.0.1:{server.port}: this service runs there"]
         assert str(server.running.pid) in of(findings, "embedded")[0]
@@ -121,7 +137,7 @@ def patient(dsn: str, replicas: int = 1, **values: Any) -> Patient:
 
 
 async def asked(someone: Patient, *topics: str) -> list[Finding]:
-    found = await examine(someone, {topic: CHECKS[topic] for topic in topics})
+    found = await examine(someone, {topic: CHECKS[topic] for topic in topics}, PATIENCE_S)
     assert PASSWORD not in repr(found)
     return found
 
@@ -317,7 +333,7 @@ def listener(*, answers: bytes | None = None) -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-async def test_databases_that_cannot_be_reached(dsn: str, role: str) -> None:
+async def test_databases_that_cannot_be_reached(dsn: str, role: str, deadlines: pytest.MonkeyPatch) -> None:
     nowhere = f"postgresql://u:{PASSWORD}@127.0.0.1:{free_port()}/x"
     for wrong, words in (
         (at(role, password=f"not-{PASSWORD}"), "the password is wrong"),
@@ -331,17 +347,22 @@ async def test_databases_that_cannot_be_reached(dsn: str, role: str) -> None:
         assert [one.level for one in found] == [Level.PROBLEM, *(one.level for one in found[1:])]
         assert words in found[0].what, found[0]
         assert found[0].do
+    deadlines.undo()
+    took_s: list[float] = []  # the least of three: whatever else this machine does only adds
     with listener() as port:
-        began = time.monotonic()
-        found = await asked(patient(f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/x"), "database")
-        assert "no answer within" in found[0].what
-        assert time.monotonic() - began < 8
+        while len(took_s) < 3 and min(took_s, default=8.0) >= 8.0:
+            began = time.monotonic()
+            found = await asked(patient(f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/x"), "database")
+            took_s.append(time.monotonic() - began)
+            assert "no answer within" in found[0].what
+    assert min(took_s) < 8, took_s
 
 
-async def test_redis_with_every_fault() -> None:
+async def test_redis_with_every_fault(deadlines: pytest.MonkeyPatch) -> None:
     async def ask(port: int, password: str | None = None) -> list[Finding]:
         secret = SecretStr(password) if password else None
         values: dict[str, Any] = {"redis_host": "127.0.0.1", "redis_port": port, "redis_password": secret}
+        values["redis_timeout_ms"] = 250  # round trips of half as much are a finding too
         return [one for one in await asked(patient("postgresql://u:p@db/x", **values), "redis") if one.topic == "redis"]
 
     with running_redis(maxmemory="32mb", password=PASSWORD) as server:
@@ -358,6 +379,7 @@ async def test_redis_with_every_fault() -> None:
         server.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         server.execute("REPLICAOF", "127.0.0.1", str(free_port()))
         assert [one.what for one in await ask(server.port, PASSWORD)] == ["it is a replica"]
+        deadlines.undo()
         server.stall()
         (found,) = await ask(server.port, PASSWORD)
         assert (found.level, "does not answer" in found.what) == (Level.PROBLEM, True), found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
+import psutil
 import pytest
 from structlog.testing import capture_logs
 
@@ -37,6 +40,43 @@ async def test_it_comes_up_again_though_its_folder_of_sockets_was_cleaned_away(n
             assert embedded.dsn == dsn
         finally:
             await embedded.stop()
+
+
+async def test_why_it_could_not_serve_is_said_though_it_is_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the log collector, which goes on only when somebody looks whether all have ended."""
+    monkeypatch.setattr("app.core.embedded_postgres.WORDS_DEADLINE_S", 60.0)
+    stopped: list[psutil.Process] = []
+
+    class Watched(EmbeddedPostgres):
+        def _running(self) -> list[int]:
+            for collector in stopped:
+                collector.resume()
+            return super()._running()
+
+    with data_folder() as folder, capture_logs() as lines:
+        prepared.copy_into(folder)
+        embedded = Watched(folder)
+        embedded.prepare()
+        await embedded.start()
+        try:
+            await prepared.until_it_answers(embedded.dsn)
+            assert embedded._child is not None
+            (collector,) = (
+                one for one in psutil.process_iter(["ppid", "cmdline"])
+                if one.info["ppid"] == embedded._child.pid and "logger" in " ".join(one.info["cmdline"] or ())
+            )  # fmt: skip
+            collector.suspend()
+            stopped.append(collector)
+            with pytest.raises(asyncpg.InvalidCatalogNameError):
+                await asyncpg.connect(embedded.dsn.replace("/postgres?", "/nowhere?"))
+            watching = asyncio.create_task(embedded.watch())
+            embedded._child.send_signal(signal.SIGINT)
+            while not (ends := [line for line in lines if "exit_code" in line]):
+                await asyncio.sleep(0.01)
+            watching.cancel()
+        finally:
+            await embedded.stop()
+    assert 'FATAL:  database "nowhere" does not exist' in ends[0]["said"]
 
 
 async def test_why_it_could_not_serve_is_said() -> None:

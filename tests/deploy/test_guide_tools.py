@@ -16,7 +16,7 @@ from tests import prepared
 from tests.deploy.tools import DEPLOY, tool
 from tests.guide.blocks import blocks
 from tests.guide.stage import START, GuidedServer, make_home
-from tests.support import data_folder
+from tests.support import UP_DEADLINE_S, data_folder
 
 SCRAPING = "Métriques Prometheus: Scraper Prometheus"
 ALERTS = "Monitoring Production: Alertes recommandées"
@@ -115,7 +115,7 @@ def test_a_change_of_the_code_reloads_the_service_on_its_embedded_database(tmp_p
             server.start()
             first = server.postmaster().pid
             source.write_text("")
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 2 * UP_DEADLINE_S  # one ends, and one starts
             while not re.search("(WatchFiles|StatReload) detected", server.log()):
                 assert time.monotonic() < deadline, server.log()[-2000:]
                 time.sleep(0.1)

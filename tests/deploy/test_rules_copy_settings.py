@@ -32,7 +32,9 @@ def _windows(name: str) -> set[int]:
 
 def _texts() -> dict[str, str]:
     folders = (DEPLOY / "prometheus", DEPLOY / "alertmanager", DEPLOY / "systemd", ROOT / "app" / "dashboards")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     files += [ROOT / "docs" / name for name in ("runbooks.md", "slo.md", "dashboards.md")]
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
 

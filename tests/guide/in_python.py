@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from app.core.breaker_policy import State
 from app.core.cache import CacheHandle
 from app.core.circuit_breaker import STATE_NUMBERS, CircuitBreaker, CircuitOpenError, cache_breaker, db_breaker
-from app.core.rate_limiter import rate_limiter
+from app.core.rate_limiter import DEFAULT_RATE, Limiter, rate_limiter
 from app.settings import Settings
 from tests.guide.on_server import commented
 from tests.support import free_port
@@ -163,14 +163,19 @@ async def _breaker(source: str) -> None:
 
 
 def socket_is_limited(block: Block, _stage: Stage) -> None:
-    """The endpoint as it stands, which ends where the work would begin: here it accepts. The last token is let in."""
-    asyncio.run(_knock(block.text + "\n    await websocket.accept()\n    await websocket.close()\n"))
+    """The endpoint as it stands, which ends where the work would begin: here it accepts. The last token is let in, and
+    on a clock that stands none comes.
+    """
+    rate_limiter.bind(Limiter("guide", DEFAULT_RATE, monotonic=lambda: 0.0))
+    try:
+        asyncio.run(_knock(block.text + "\n    await websocket.accept()\n    await websocket.close()\n"))
+    finally:
+        rate_limiter.unbind()
 
 
 async def _knock(source: str) -> None:
     app = FastAPI()
     await run(source, {"app": app, "WebSocket": WebSocket})
-    rate_limiter.unbind()
     await _spend("192.0.2.7", 99)
     assert [one["type"] for one in await _handshake(app)] == ["websocket.accept", "websocket.close"]
     (refused,) = await _handshake(app)

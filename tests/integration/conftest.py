@@ -92,4 +92,4 @@ async def bench(dsn: str) -> AsyncIterator[Bench]:
     await made.store.register_recipes(made.connection)
     await made.housekeeper.keep(made.connection)
     yield made
-    await asyncio.wait_for(connection.close(), 5)
+    await asyncio.wait_for(connection.close(), 20)

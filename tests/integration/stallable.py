@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -41,14 +41,13 @@ async def _reach(dsn: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 @asynccontextmanager
 async def stallable(dsn: str) -> AsyncIterator[Way]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, ours = await _reach(dsn)
-        back = asyncio.create_task(way.carry(theirs, writer, ours=False))
-        with suppress(ConnectionError):
-            await way.carry(reader, ours, ours=True)
-        way.hung_up.set()
-        back.cancel()
-        ours.close()
-        writer.close()
+        with closing(writer):
+            theirs, ours = await _reach(dsn)
+            back = asyncio.create_task(way.carry(theirs, writer, ours=False))
+            with closing(ours), suppress(ConnectionError):
+                await way.carry(reader, ours, ours=True)
+            way.hung_up.set()
+            back.cancel()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url, port = urlsplit(dsn), server.sockets[0].getsockname()[1]

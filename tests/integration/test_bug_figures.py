@@ -68,7 +68,7 @@ class Tracker:
 async def bugs(dsn: str) -> AsyncIterator[Tracker]:
     connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
     yield Tracker(connection)
-    await asyncio.wait_for(connection.close(), 5)
+    await asyncio.wait_for(connection.close(), 20)
 
 
 def at(hours: float) -> datetime:

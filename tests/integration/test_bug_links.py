@@ -50,7 +50,7 @@ class Desk:
 
     async def connection(self) -> Any:
         made = await asyncpg.connect(self._dsn, server_settings={"timezone": "UTC"})
-        self._stack.push_async_callback(asyncio.wait_for, made.close(), 5)
+        self._stack.push_async_callback(asyncio.wait_for, made.close(), 20)
         return made
 
 

@@ -47,7 +47,7 @@ CATALOGS = {
 async def empty(empty_dsn: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(empty_dsn, server_settings={"client_min_messages": "warning"})
     yield connection
-    await asyncio.wait_for(connection.close(), 5)
+    await asyncio.wait_for(connection.close(), 20)
 
 
 async def run(connection: Any) -> None:
@@ -70,7 +70,7 @@ async def migrated(dsn: str) -> dict[str, list[tuple[Any, ...]]]:
     try:
         return await catalogs(connection)
     finally:
-        await asyncio.wait_for(connection.close(), 5)
+        await asyncio.wait_for(connection.close(), 20)
 
 
 def test_the_file_is_what_the_migration_says() -> None:
@@ -126,7 +126,7 @@ async def test_after_the_migrations_the_script_changes_nothing_and_keeps_what_is
         assert await connection.fetchval("SELECT title FROM bugs") == "lens"
         assert await connection.fetchval("SELECT sum(bugs) FROM bug_counts") == 1
     finally:
-        await asyncio.wait_for(connection.close(), 5)
+        await asyncio.wait_for(connection.close(), 20)
 
 
 async def test_where_one_statement_fails_nothing_is_left_behind(empty: Any) -> None:

@@ -237,7 +237,10 @@ async def test_where_trigrams_are_not_to_be_had_words_decide(bugs: Tracker) -> N
     assert [one["score"] for one in await similar.find(bugs.connection, "timeout of a sensor", 5)] == [0.8]
 
 
-async def test_a_report_goes_on_when_similar_ones_cannot_be_found(bugs: Tracker) -> None:
+async def test_a_report_goes_on_when_similar_ones_cannot_be_found(
+    bugs: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.bugs.similar.BESIDE_MS", 30_000)  # it is no question of time
     await bugs.report("VL53L8CH sensor timeout")
     similar = SimilarTitles()
     assert len(await similar.beside(bugs.connection, "VL53L8CH sensor timeout", 5)) == 1

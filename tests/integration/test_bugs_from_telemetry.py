@@ -390,7 +390,7 @@ async def test_processes_that_look_at_once_count_once(scene: Scene, dsn: str) ->
     await scene.look()
     assert [one["occurrences"] for one in await scene.bugs()] == [16, 16, 16]
     for other in others:
-        await asyncio.wait_for(other.close(), 5)
+        await asyncio.wait_for(other.close(), 20)
 
 
 async def test_thousands_of_cleared_alerts_are_not_read_again(scene: Scene) -> None:
@@ -481,14 +481,19 @@ async def test_of_more_readings_than_are_looked_at_the_rest_goes_by_the_last(
 
 async def test_readings_are_found_by_the_device_and_the_time(scene: Scene) -> None:
     now = scene.bench.clock.now()
+    before = now - timedelta(hours=1)
     await scene.connection.execute("SET enable_seqscan = off")
     plan = "\n".join(
         record[0]
-        for record in await scene.connection.fetch(f"EXPLAIN {sightings.READINGS}", "D1", now, now, now, now, 2000)
+        for record in await scene.connection.fetch(
+            f"EXPLAIN {sightings.READINGS}", "D1", before, now, before, now, 2000
+        )
     )
     await scene.connection.execute("RESET enable_seqscan")
     assert "Seq Scan on samples" not in plan
-    assert plan.count("Index Cond: ((device_id = d.device_id) AND (bucket_time <=") == plan.count("Scan using samples")
+    scans = plan.count("using samples_")
+    assert scans > 0
+    assert plan.count("Index Cond: ((device_id = d.device_id) AND (bucket_time <=") == scans, plan
 
 
 async def test_a_bug_comes_back_by_any_reading_between_two_looks_not_by_the_last_alone(scene: Scene) -> None:

@@ -52,7 +52,7 @@ async def test_news_of_a_device_are_refused_at_once_and_written_when_the_table_i
     monkeypatch.setattr("app.sqal.fleet.RETRY_S", 0.01)
     monkeypatch.setattr("app.sqal.fleet.FLUSH_EVERY_S", 0.01)
     told: asyncio.Queue[bool] = asyncio.Queue()
-    async with opened(dsn) as database, asyncio.timeout(5):
+    async with opened(dsn) as database, asyncio.timeout(30):
         fleet = Fleet(database, guarded(), SystemClock(), retention=timedelta(days=1))
         task = asyncio.create_task(fleet.run())
         with capture_logs() as lines:
@@ -87,7 +87,7 @@ async def test_a_revoked_key_loses_its_socket_when_the_keys_can_be_read_again(
     nothing: Any = None
     sensors, socket = Sockets(10, 10), Socket()
     opening = Opening(nothing, nothing, nothing, nothing, sensors, Sockets(10, 10))
-    async with opened(dsn) as database, asyncio.timeout(5):
+    async with opened(dsn) as database, asyncio.timeout(30):
         resources: Any = SimpleNamespace(reads=database)
         with sensors.holding(socket, Principal("key", "gone", frozenset()), "client"), capture_logs() as lines:
             async with without(dsn, "api_keys"):

@@ -29,11 +29,11 @@ def guarded() -> Dependency:
     )
 
 
-def make(dsn: str, *, deadline_s: float = 5.0, dependency: Dependency | None = None) -> Database:
+def make(dsn: str, *, deadline_s: float = 20.0, dependency: Dependency | None = None) -> Database:
     return Database(dsn, dependency or guarded(), Metrics(), size=1, deadline_s=deadline_s, name="t")
 
 
-async def ask(database: Database, deadline_s: float = 2.0) -> None:
+async def ask(database: Database, deadline_s: float = 20.0) -> None:
     async with database.connection(deadline_s) as connection:
         await connection.execute("SELECT 1")
 
@@ -60,12 +60,15 @@ async def test_a_refused_connection_is_unavailable() -> None:
 async def test_a_statement_past_its_deadline_is_cut_with_its_transaction(dsn: str) -> None:
     database = make(dsn)
     await database.open()
-    began = time.monotonic()
-    with pytest.raises(DatabaseUnavailableError):
-        async with database.connection(0.3) as connection, connection.transaction():
-            await connection.execute("INSERT INTO devices (device_id) VALUES ('d')")
-            await connection.execute("SELECT pg_sleep(30)")
-    assert time.monotonic() - began < 5
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=5.0) >= 5:  # whatever else this machine does only adds
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.connection(0.3) as connection, connection.transaction():
+                await connection.execute("INSERT INTO devices (device_id) VALUES ('d')")
+                await connection.execute("SELECT pg_sleep(30)")
+        took_s.append(time.monotonic() - began)
+    assert min(took_s) < 5, took_s
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM devices") == 0
     await database.close()
@@ -104,7 +107,7 @@ async def test_an_exhausted_pool_is_busy_not_unavailable(dsn: str) -> None:
     async with database.connection():
         with pytest.raises(DatabaseBusyError):
             await ask(database, 0.05)
-    await ask(database, 2)
+    await ask(database)
     await database.close()
 
 
@@ -114,7 +117,7 @@ async def test_a_connection_cut_by_the_server_is_replaced(dsn: str) -> None:
     with pytest.raises(DatabaseUnavailableError):
         async with database.connection() as connection:
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-    await ask(database, 2)
+    await ask(database)
     await database.close()
 
 
@@ -131,7 +134,7 @@ async def test_a_cancelled_caller_gives_its_place_back(dsn: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await ask(database, 2)
+    await ask(database)
     await database.close()
 
 
@@ -216,7 +219,7 @@ async def test_a_statement_that_a_migration_has_outdated_may_be_tried_again(dsn:
 async def test_a_connection_that_is_retired_while_the_network_stalls_is_cut(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with stallable(dsn) as way, asyncio.timeout(5):
+    async with stallable(dsn) as way, asyncio.timeout(30):
         database = make(way.dsn)
         await database.open()
         async with database.connection() as connection:
@@ -266,6 +269,7 @@ async def test_slow_statements_do_not_open_the_breaker_while_others_are_answered
     await slow.open()
     await quick.open()
     for _ in range(6):
+        await ask(slow)  # connects, which is not what is slow
         with pytest.raises(DatabaseUnavailableError):
             async with slow.connection(0.2) as connection:
                 await ask(quick)
@@ -292,14 +296,17 @@ async def test_a_read_only_database_answers_but_its_check_says_that_it_cannot_se
     await database.close()
 
 
-async def test_after_an_outage_a_herd_of_two_hundred_meets_as_many_permits(dsn: str) -> None:
+async def test_after_an_outage_a_herd_of_two_hundred_meets_as_many_permits(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.database.CONNECT_DEADLINE_S", 30.0)  # twenty connect at once
     clock = SystemClock()
     faults = FaultSwitches(clock, ["database"])
     breaker = CircuitBreaker(
         name="database", classify=judge, half_open_max_calls=3, success_threshold=4, rehearsed=True
     )
     dependency = Dependency(DATABASE, breaker, faults, clock)
-    database = Database(dsn, dependency, Metrics(), size=20, deadline_s=5, name="t", pool_wait_s=5)
+    database = Database(dsn, dependency, Metrics(), size=20, deadline_s=30, name="t", pool_wait_s=30)
     await database.open()
     faults.switch_on("database", FaultKind.ERROR, latency_s=0, expires_s=60)
     for _ in range(5):

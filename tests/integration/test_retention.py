@@ -56,7 +56,10 @@ async def test_a_partition_that_somebody_else_attached_is_left_as_it_is(bench: B
     assert left == len(theirs)
 
 
-async def test_making_a_partition_while_its_rows_come_in_loses_none(bench: Bench, dsn: str) -> None:
+async def test_making_a_partition_while_its_rows_come_in_loses_none(
+    bench: Bench, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "30s")
     monday = week_of(bench.clock.now() - timedelta(days=200))
     moment = bench.clock.now() - timedelta(days=200)
     writer = await asyncpg.connect(dsn)

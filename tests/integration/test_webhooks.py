@@ -64,7 +64,7 @@ class Desk:
         return list(await self.connection.fetch("SELECT * FROM bug_deliveries ORDER BY created_at, kind"))
 
     async def until(self, condition: str) -> None:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(20):
             while not await self.connection.fetchval(f"SELECT {condition} FROM bug_deliveries"):
                 await asyncio.sleep(0.02)
 
@@ -94,7 +94,7 @@ async def desk(dsn: str) -> AsyncIterator[Desk]:
     await connection.execute("TRUNCATE bug_webhooks, bugs CASCADE")
     await connection.execute("RESET session_replication_role")
     yield Desk(connection, ManualClock())
-    await asyncio.wait_for(connection.close(), 5)
+    await asyncio.wait_for(connection.close(), 20)
 
 
 @asynccontextmanager
@@ -104,9 +104,9 @@ async def sending(dsn: str, clock: ManualClock, **options: Any) -> AsyncIterator
     breaker = CircuitBreaker(name="database", classify=judge)
     dependency = Dependency(DATABASE, breaker, FaultSwitches(real, ["database"]), real)
     metrics = Metrics()
-    database = Database(dsn, dependency, metrics, size=4, deadline_s=5.0, name="bugs")
+    database = Database(dsn, dependency, metrics, size=4, deadline_s=20.0, name="bugs")
     await database.open()
-    defaults: dict[str, Any] = {"retry_s": (0.0, 0.0), "allow_loopback": True, "timeout_s": 5.0}
+    defaults: dict[str, Any] = {"retry_s": (0.0, 0.0), "allow_loopback": True, "timeout_s": 20.0}
     sender = WebhookSender(clock, metrics, SenderOptions(**defaults | options))
     task = asyncio.create_task(sender.run(database))
     yield sender, metrics
@@ -120,7 +120,7 @@ async def counted(metrics: Metrics, **outcomes: int) -> None:
     """Until so many have come to each end: what was committed is counted after it."""
     found: dict[str, float] = {}
     try:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(20):
             while (found := {one: metrics.webhook_deliveries.labels(one).value for one in outcomes}) != outcomes:
                 await asyncio.sleep(0.01)
     except TimeoutError:

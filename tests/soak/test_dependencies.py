@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.outages import CACHED, SHORT, UNCACHED, Outage, suffer, world
+from tests.outages import CACHED, UNCACHED, Outage, suffer, world
 from tests.system import test_failure_modes_postgres as postgres
 from tests.system import test_failure_modes_redis as redis
 
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 MINUTE_S = 60.0
 DEVICES, RATE = 40, 5.0
 RESUMED_S = 5.0
-# Each as shipped: `world` shortens them for the short outages.
-SHIPPED = {
-    "QUERY_DEADLINE_S": "5",
-    "DATABASE_POOL_WAIT_S": "2",
-    "COMMIT_DEADLINE_S": "10",
-    "INGEST_MAX_WAIT_S": "5",
-    "BREAKER_TIMEOUT_S": "60",
-    "CACHE_TTL_LATEST_SAMPLE_S": "10",
-}
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -46,8 +37,7 @@ def alive_throughout(outage: Outage) -> None:
 
 
 async def test_a_minute_without_redis_costs_nobody_anything() -> None:
-    assert SHIPPED.keys() == SHORT.keys()
-    async with world(**SHIPPED) as w:
+    async with world() as w:
         outage = await suffer(
             w, lambda: redis.kill(w), lambda: redis.start(w), seconds=MINUTE_S, devices=DEVICES, rate=RATE
         )
@@ -63,7 +53,7 @@ async def test_a_minute_without_redis_costs_nobody_anything() -> None:
 
 
 async def test_a_minute_without_postgresql_loses_nothing() -> None:
-    async with world(**SHIPPED) as w:
+    async with world() as w:
         outage = await suffer(
             w, lambda: postgres.stop(w), lambda: postgres.start(w), seconds=MINUTE_S, devices=DEVICES, rate=RATE
         )

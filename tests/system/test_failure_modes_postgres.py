@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from tests.failure_modes import BUSY, FRESH, POSTGRES, STALE, UNCACHED_503, UNREADY, FailureMode
-from tests.outages import CACHED, UNCACHED, Outage, Seen, World, suffer, world
+from tests.outages import CACHED, SHORT, UNCACHED, Outage, Seen, World, suffer, world
 from tests.system.test_failure_modes_redis import check_metrics
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ async def start(w: World) -> None:
 
 def _signal(w: World, number: signal.Signals) -> None:
     leader = psutil.Process(int((w.postgres.data / "postmaster.pid").read_text().split()[0]))
-    for process in [leader, *leader.children()]:
-        process.send_signal(number)
+    leader.send_signal(number)  # first: it begins no more of them
+    for process in leader.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended by itself
+            process.send_signal(number)
 
 
 async def stall(w: World) -> None:
@@ -83,7 +86,7 @@ DEEDS: dict[str, tuple[Callable[[World], Awaitable[None]], Callable[[World], Awa
 
 @pytest.fixture
 async def own() -> AsyncIterator[World]:
-    async with world() as made:
+    async with world(**SHORT) as made:
         yield made
 
 

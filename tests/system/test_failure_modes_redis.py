@@ -10,7 +10,7 @@ import pytest
 
 from tests import failure_modes
 from tests.failure_modes import REDIS, FailureMode
-from tests.outages import CACHED, UNCACHED, Outage, World, suffer, world
+from tests.outages import CACHED, SHORT, UNCACHED, Outage, World, suffer, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -95,7 +95,7 @@ DEEDS: dict[str, tuple[Callable[[World], Awaitable[None]], Callable[[World], Awa
 
 @pytest.fixture
 async def own() -> AsyncIterator[World]:
-    async with world() as made:
+    async with world(**SHORT) as made:
         yield made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +120,7 @@ def test_the_next_backup_is_due_by_the_age_of_the_newest() -> None:
 
 async def test_one_made_by_hand_during_the_wait_puts_the_next_off() -> None:
     """The newest is due in a moment; while that is waited for, somebody makes another."""
-    begun = datetime.now(UTC)
+    begun = EPOCH
     known, asked, attempts, stop = [begun - timedelta(seconds=999.95)], list[int](), list[int](), asyncio.Event()
 
     async def newest() -> datetime:
@@ -136,7 +136,7 @@ async def test_one_made_by_hand_during_the_wait_puts_the_next_off() -> None:
         return True
 
     async with asyncio.timeout(10):
-        assert await keep_backing_up(Period(1_000, random=0), newest, attempt, lambda: datetime.now(UTC), stop)
+        assert await keep_backing_up(Period(1_000, random=0), newest, attempt, lambda: begun, stop)
     assert (len(asked), attempts) == (2, [])
 
 

@@ -539,6 +539,7 @@ def test_no_finding_shows_a_secret() -> None:
 
 
 async def test_what_hangs_or_breaks_is_a_finding_in_time() -> None:
+    """The least of three: whatever else this machine does only adds."""
     never = threading.Event()
 
     async def hangs(_: Patient) -> list[Finding]:
@@ -552,10 +553,13 @@ async def test_what_hangs_or_breaks_is_a_finding_in_time() -> None:
     async def breaks(_: Patient) -> list[Finding]:
         raise ValueError("no\nmore")
 
-    began = time.monotonic()
-    found = await examine(patient(**SAFE), {"a": hangs, "b": waits, "c": breaks}, deadline_s=0.2)
-    assert time.monotonic() - began < 2
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=2.0) >= 2.0:
+        began = time.monotonic()
+        found = await examine(patient(**SAFE), {"a": hangs, "b": waits, "c": breaks}, deadline_s=0.2)
+        took_s.append(time.monotonic() - began)
     never.set()
+    assert min(took_s) < 2, took_s
     assert [(one.topic, one.level) for one in found] == [
         ("a", Level.PROBLEM),
         ("b", Level.PROBLEM),

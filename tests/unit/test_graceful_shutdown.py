@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import time
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -56,8 +58,9 @@ async def shut_down(parts: Parts, times: ShutdownTimes = SHORT, requests: Reques
 
 
 async def test_the_phases_come_in_order_and_say_so() -> None:
-    parts, requests = Parts(), RequestsInHand()
+    parts, requests, began = Parts(), RequestsInHand(), time.monotonic()
     said = await shut_down(parts, requests=requests)
+    took_s = time.monotonic() - began
     assert parts.done == ["refuse_new", "end_sockets", "close"]
     assert requests.closed
     assert said[:4] == [
@@ -66,7 +69,9 @@ async def test_the_phases_come_in_order_and_say_so() -> None:
         "Closing WebSocket connections (5 active)",
         "All requests completed",
     ]
-    assert said[-1].startswith("Graceful shutdown completed in 0.")
+    told = re.fullmatch(r"Graceful shutdown completed in (\d+\.\d)s", said[-1])
+    assert told is not None
+    assert float(told[1]) <= took_s + 0.05  # it is rounded
 
 
 class EndingInTurn(RequestsInHand):
@@ -81,7 +86,7 @@ async def test_requests_under_way_are_counted_down() -> None:
     requests = EndingInTurn()
     for _ in range(3):
         requests.begin()
-    said = await shut_down(Parts(), ShutdownTimes(0.01, 1, 1, 1), requests)
+    said = await shut_down(Parts(), ShutdownTimes(0.01, 60, 60, 60), requests)
     assert said[3:7] == [
         "Waiting for 3 active requests to complete...",
         "2 active requests remaining...",
@@ -115,11 +120,11 @@ async def test_a_second_signal_ends_the_waiting_but_skips_no_phase() -> None:
     running = asyncio.create_task(shutdown.run(signal.SIGINT))
     await asyncio.sleep(0)
     shutdown.hurry()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert parts.done == ["refuse_new", "hurry", "end_sockets", "close"]
 
 
 async def test_nobody_is_waited_for_who_was_never_sent_here() -> None:
     parts = Parts(serving=False)
-    await asyncio.wait_for(shut_down(parts, LONG), 5)
+    await asyncio.wait_for(shut_down(parts, LONG), 30)
     assert parts.done == ["refuse_new", "end_sockets", "close"]

@@ -91,7 +91,7 @@ def test_nothing_is_lost_or_reordered_within_a_device(lanes: list[str], rows: in
 async def test_waiting_for_room_ends_when_a_group_is_taken() -> None:
     intake = Intake(1, 10**9)
     assert intake.offer(work("a"))
-    waiting = asyncio.create_task(intake.offer_within(work("b"), 5))
+    waiting = asyncio.create_task(intake.offer_within(work("b"), 60))
     await asyncio.sleep(0)
     await take(intake)
     assert await waiting

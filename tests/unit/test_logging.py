@@ -408,12 +408,11 @@ def test_the_number_is_said_by_itself_when_the_interval_ends(capsys: pytest.Capt
     with configured(repeats=1, repeats_every_s=1.0):
         for _ in range(3):
             get_logger("gaveurs.x").warning("again")
-        deadline = time.monotonic() + 5
-        lines = said(capsys)
-        while not any("suppressed" in line for line in lines) and time.monotonic() < deadline:
-            time.sleep(0.02)
-            lines += said(capsys)
-    assert [line.get("suppressed") for line in lines] == [None, 2]
+        handler = line_handler()
+        assert handler is not None
+        while (timer := handler._timer) is not None:
+            timer.join()
+        assert [line.get("suppressed") for line in said(capsys)] == [None, 2]
 
 
 def test_without_a_thread_to_be_had_who_logs_is_not_troubled_and_the_number_is_said_later(
@@ -483,19 +482,29 @@ def test_a_line_is_out_before_the_call_returns() -> None:
 
 
 def test_nobody_waits_for_a_stalled_reader_and_what_must_stay_stays() -> None:
+    """The least of three: whatever else this machine does only adds."""
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=2.0) >= 2.0:
+        took_s.append(writing_takes_s())
+    assert min(took_s) < 2, took_s
+
+
+def writing_takes_s() -> float:
+    """While nobody reads."""
     with pipe() as (out, into):
         sink = LineSink(into.fileno(), notice, waiting_bytes=100_000)
         began = time.monotonic()
         for number in range(2_000):
             sink.write(b"%d %s\n" % (number, b"x" * 190))
         sink.write(b"receipt\n", must=True)
-        assert time.monotonic() - began < 2
+        took_s = time.monotonic() - began
         assert sink.flush(0) is False
         lines = read_lines(out, into, sink)
     numbers = [int(line.split()[0]) for line in lines[:-2]]
     assert numbers == list(range(len(numbers)))  # in order, whole, each once
     assert lines[-2:] == [b"receipt\n", b"dropped %d\n" % (2_000 - len(numbers))]
     assert sink.dropped == 2_000 - len(numbers) > 500
+    return took_s
 
 
 def test_threads_do_not_mix_their_lines() -> None:

@@ -200,7 +200,7 @@ def logged() -> Iterator[list[structlog.typing.EventDict]]:
 
 
 async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)
 
@@ -216,8 +216,15 @@ def _always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.core.loop_watchdog.time", busy)
 
 
-def sleeps_on_the_loop() -> None:
-    time.sleep(0.5)
+def naming(lines: list[structlog.typing.EventDict], function: str) -> list[structlog.typing.EventDict]:
+    """Reports of a blocking whose stack has it."""
+    return [line for line in of(lines, "the event loop is blocked") if f"in {function}\n" in line["stack"]]
+
+
+def sleeps_on_the_loop(logged: list[structlog.typing.EventDict]) -> None:
+    """Until it is reported: where the machine stands still, the watcher may look only when half a second is over."""
+    while not naming(logged, "sleeps_on_the_loop"):
+        time.sleep(0.5)
 
 
 @pytest.mark.usefixtures("_always_busy")
@@ -227,20 +234,24 @@ def test_the_log_names_what_blocks_the_loop_and_says_when_it_is_over(
     async def main() -> None:
         watchdog = LoopWatchdog(tick_s=0.02, blocked_after_s=0.2)
         watchdog.start()
-        asyncio.get_running_loop().call_soon(sleeps_on_the_loop)
+        asyncio.get_running_loop().call_soon(sleeps_on_the_loop, logged)
         await until(lambda: of(logged, "the event loop turns again"))
         watchdog.stop()
-        assert watchdog.episodes == 1
+        assert watchdog.episodes == 1 or after()
+
+    def after() -> list[structlog.typing.EventDict]:
+        """Of a machine that stands still just then."""
+        return logged[logged.index(of(logged, "the event loop turns again")[0]) + 1 :]
 
     run(main)
-    first = of(logged, "the event loop is blocked")[0]
+    first = naming(logged, "sleeps_on_the_loop")[0]
     assert first["log_level"] == "error"
     assert first["blocked_s"] >= 0.2
     assert "in sleeps_on_the_loop\n    time.sleep(0.5)\n" in first["stack"]
-    (last,) = of(logged, "the event loop turns again")
+    last = of(logged, "the event loop turns again")[0]
     assert last["log_level"] == "warning"
     assert last["blocked_s"] >= 0.48
-    assert logged[-1] is last
+    assert [line["event"] for line in after()[:1]] in ([], ["the event loop is blocked"])
 
 
 def keeps_the_interpreter() -> None:
@@ -255,9 +266,7 @@ def test_the_log_names_what_keeps_the_interpreter_to_itself(run: Run, logged: li
         def again() -> bool:
             # More than once: where the machine gave us little of its processor meanwhile, it is taken for a suspension.
             keeps_the_interpreter()
-            return any(
-                "in keeps_the_interpreter\n" in line["stack"] for line in of(logged, "the event loop is blocked")
-            )
+            return bool(naming(logged, "keeps_the_interpreter"))
 
         await until(again)
         watchdog.stop()
@@ -268,7 +277,7 @@ def test_the_log_names_what_keeps_the_interpreter_to_itself(run: Run, logged: li
 @pytest.mark.usefixtures("_always_busy")
 def test_a_deep_stack_is_cut_to_its_innermost_frames(run: Run, logged: list[structlog.typing.EventDict]) -> None:
     def ping(left: int) -> None:  # two, because a formatted stack folds the frames of one that calls itself
-        pong(left - 1) if left else sleeps_on_the_loop()
+        pong(left - 1) if left else sleeps_on_the_loop(logged)
 
     def pong(left: int) -> None:
         ping(left)
@@ -277,11 +286,11 @@ def test_a_deep_stack_is_cut_to_its_innermost_frames(run: Run, logged: list[stru
         watchdog = LoopWatchdog(tick_s=0.02, blocked_after_s=0.1)
         watchdog.start()
         asyncio.get_running_loop().call_soon(ping, 100)
-        await until(lambda: of(logged, "the event loop is blocked"))
+        await until(lambda: naming(logged, "sleeps_on_the_loop"))
         watchdog.stop()
 
     run(main)
-    stack = of(logged, "the event loop is blocked")[0]["stack"]
+    stack = naming(logged, "sleeps_on_the_loop")[0]["stack"]
     assert "in sleeps_on_the_loop" in stack.splitlines()[-2]
     assert stack.count("  File ") == 30
 
@@ -289,18 +298,20 @@ def test_a_deep_stack_is_cut_to_its_innermost_frames(run: Run, logged: list[stru
 def test_a_blocked_loop_is_seen_from_another_thread_while_it_lasts(run: Run) -> None:
     async def main() -> None:
         watchdog = LoopWatchdog(tick_s=0.02, blocked_after_s=10)
+        began_s = time.monotonic()
         watchdog.start()
         assert watchdog.is_turning(0.5)
-        seen: list[tuple[float, bool, float]] = []
+        seen: list[tuple[float, bool, float, float]] = []
 
         def look() -> None:
-            seen.append((watchdog.blocked_for_s, watchdog.is_turning(0.1), watchdog.max_lag_s()))
+            blocked_for_s, turning, lag_s = watchdog.blocked_for_s, watchdog.is_turning(0.1), watchdog.max_lag_s()
+            seen.append((blocked_for_s, turning, lag_s, time.monotonic() - began_s))
 
         timer = threading.Timer(0.4, look)
         timer.start()
         timer.join()  # on the loop
-        ((blocked_for_s, turning, lag_s),) = seen
-        assert 0.3 < blocked_for_s < 5
+        ((blocked_for_s, turning, lag_s, passed_s),) = seen
+        assert 0.3 < blocked_for_s < passed_s
         assert not turning
         assert lag_s >= blocked_for_s
         await until(lambda: watchdog.is_turning(0.1))
@@ -382,9 +393,11 @@ async def main(log_in_hand):
     loop_watchdog.LoopWatchdog(tick_s=0.02, blocked_after_s=0.1, exit_after_s=0.3).start()
     time.sleep(60)
 
-loop_watchdog.LAST_WORDS_S = 0.5
+log_in_hand = sys.argv[1] == "log in hand"
+if log_in_hand:
+    loop_watchdog.LAST_WORDS_S = 0.5
 configure_logging("info")
-asyncio.run(main(sys.argv[1] == "log in hand"))
+asyncio.run(main(log_in_hand))
 """
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from typing import Any
 
@@ -44,6 +44,13 @@ def odd(_headers: Mapping[str, str]) -> Answer:
 
 
 ROUTES = {"/metrics": metrics, "/echo": echo, "/broken": broken, "/odd": odd}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is cut for a machine that stands still for seconds, but where that is asked for."""
+    monkeypatch.setattr(management, "REQUEST_DEADLINE_S", 60.0)
+    monkeypatch.setattr(management, "STOP_DEADLINE_S", 60.0)
 
 
 @pytest.fixture
@@ -209,31 +216,44 @@ def test_garbage_ends_in_an_answer_or_in_silence_and_harms_nobody(server: Manage
 def test_a_request_that_trickles_in_is_cut_at_the_deadline(
     server: ManagementServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The least of three: whatever else this machine does only adds."""
     monkeypatch.setattr(management, "REQUEST_DEADLINE_S", 0.3)
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=5.0) >= 5.0:
+        took_s.append(trickling_takes_s(server))
+    assert 0.25 < min(took_s) < 5, took_s
+
+
+def trickling_takes_s(server: ManagementServer) -> float:
+    """Until it is cut, by an end or a reset."""
     began_s = time.monotonic()
-    with connect(server) as peer:
+    with connect(server) as peer, suppress(ConnectionError):
         peer.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         peer.settimeout(0.02)
         while True:
             try:
                 assert peer.recv(100) == b""
+                break
             except TimeoutError:
                 peer.sendall(b"a")
-            except ConnectionError:
-                break
-            else:
-                break
-    assert 0.25 < time.monotonic() - began_s < 5
+    return time.monotonic() - began_s
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(management, "REQUEST_DEADLINE_S", 0.3)
     size = 50_000_000  # more than the sockets between take
-    server = ManagementServer("127.0.0.1", 0, {"/": lambda _headers: Answer(200, "text/plain", b"a" * size)})
+    asked = threading.Event()
+
+    def large(_headers: Mapping[str, str]) -> Answer:
+        asked.set()
+        return Answer(200, "text/plain", b"a" * size)
+
+    server = ManagementServer("127.0.0.1", 0, {"/": large})
     server.start()
     with connect(server) as peer:
         peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        wait_for(lambda: not connection_threads(), at_least_once=connection_threads)
+        assert asked.wait(TIMEOUT_S)
+        wait_for(lambda: not connection_threads())
         assert len(read_all(peer)) < size
     server.stop()
 
@@ -242,12 +262,11 @@ def connection_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "management-connection"]
 
 
-def wait_for(true: Any, *, at_least_once: Any = None) -> None:
+def wait_for(true: Any) -> None:
     ends_at_s = time.monotonic() + TIMEOUT_S
-    for condition in (at_least_once, true):
-        while condition is not None and not condition():
-            assert time.monotonic() < ends_at_s
-            time.sleep(0.005)
+    while not true():
+        assert time.monotonic() < ends_at_s
+        time.sleep(0.005)
 
 
 def test_a_connection_is_not_kept_for_ever(client: HTTPConnection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,14 +341,15 @@ def test_an_answer_under_way_leaves_before_the_server_stops() -> None:
         stopping.join(TIMEOUT_S)
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_when_the_server_stops() -> None:
+def test_a_client_that_does_not_read_its_answer_is_cut_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(management, "STOP_DEADLINE_S", 2.0)
     server = ManagementServer("127.0.0.1", 0, {"/": lambda _headers: Answer(200, "text/plain", b"a" * 50_000_000)})
     server.start()
     with connect(server) as peer:
         peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert peer.recv(1)
         server.stop()
-        assert connection_threads() == []
+        wait_for(lambda: not connection_threads())
 
 
 def test_a_route_that_never_returns_does_not_keep_the_server_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
