@@ -32,6 +32,7 @@ DATA = Path(__file__).parent / "data"
 SESSION = (DATA / "device_session.jsonl").read_text(encoding="utf-8").splitlines()
 TRIMMED = json.loads((DATA / "trimmed_message.json").read_text())
 UP_DEADLINE_S = 40.0
+RETENTION_DAYS = 7_300  # the recorded messages are of 2026: nobody shall take their clocks for wrong
 ANSWER_S = 30.0  # longer than any request takes that tests make wait
 # Below what the kernel gives to whoever connects (ip_local_port_range): a slice for each of up to seven workers, entered
 # at a place of the process's own.
@@ -93,7 +94,7 @@ class Server:
         clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_HOST")}
         # The reported recipe: tests choose a score by what their device reports. One address plays all devices, and
         # nobody has to be told that a server stops.
-        own = {"LOG_LEVEL": "info", "DEFAULT_RECIPE": "sqal-1-reported"}
+        own = {"LOG_LEVEL": "info", "DEFAULT_RECIPE": "sqal-1-reported", "SAMPLE_RETENTION_DAYS": str(RETENTION_DAYS)}
         own |= {"WS_CONNECTS_PER_MINUTE": "100000", "WS_BACKLOG_ALLOWANCE": "100000", "SHUTDOWN_PROPAGATION_S": "0.1"}
         self._env = clean | own | env
         self.log_path = folder.parent / f"{folder.name}.log"

@@ -22,11 +22,12 @@ from app.sqal.recipe_book import recipe_book
 from app.sqal.retention import Housekeeper
 from app.sqal.store import SampleStore
 from app.sqal.wire import Encoding
+from tests.support import RETENTION_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-RETENTION = timedelta(days=400)
+RETENTION = timedelta(days=RETENTION_DAYS)
 
 
 class ManualClock(SystemClock):

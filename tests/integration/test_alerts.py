@@ -16,7 +16,7 @@ from app.sqal import alerts
 from app.sqal.alerts import AlertFilter
 from app.sqal.devices import StateLimits
 from app.sqal.watch import Watch, WatchSettings
-from tests.integration.conftest import Bench, ManualClock
+from tests.integration.conftest import RETENTION, Bench, ManualClock
 from tests.support import trimmed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ async def test_writers_on_the_same_devices_keep_one_alert_and_do_not_deadlock(be
 async def test_cleared_alerts_are_kept_as_long_as_samples(bench: Bench) -> None:
     await bench.write(scored(bench, "D1", BAD), *(scored(bench, "D2", POOR) for _ in range(3)))
     await bench.write(*(scored(bench, "D2", GOOD) for _ in range(10)))
-    bench.clock.time += timedelta(days=399)
+    bench.clock.time += RETENTION - timedelta(days=1)
     await bench.housekeeper.keep(bench.connection)
     assert [one["state"] for one in await listed(bench)] == ["cleared", "open"]
     bench.clock.time += timedelta(days=2)

@@ -15,6 +15,7 @@ from app.core.migrations import migrate
 from app.sqal import queries, retention
 from app.sqal.originals import NUMBER_BITS
 from app.sqal.retention import existing_weeks, make_partition, week_of
+from tests.integration.conftest import RETENTION
 from tests.support import trimmed
 
 HEAD = "0006"
@@ -46,7 +47,7 @@ async def test_a_partition_that_somebody_else_attached_is_left_as_it_is(bench: B
             f"CREATE TABLE {name} PARTITION OF samples FOR VALUES FROM ('{year}-01-01') TO ('{year + 1}-01-01')"
         )
     ours = await existing_weeks(bench.connection)
-    bench.clock.time += timedelta(days=500)
+    bench.clock.time += RETENTION + timedelta(days=100)
     await bench.housekeeper.keep(bench.connection)
     assert ours.isdisjoint(await existing_weeks(bench.connection))
     left = await bench.connection.fetchval(
@@ -80,7 +81,7 @@ async def test_making_a_partition_while_its_rows_come_in_loses_none(
 
 
 async def test_a_week_past_its_retention_goes_but_not_a_row_of_a_wrong_clock(bench: Bench) -> None:
-    edge = bench.clock.now() - timedelta(days=399)
+    edge = bench.clock.now() - RETENTION + timedelta(days=1)
     await bench.write(trimmed(sample_id="old", timestamp=iso(edge)))
     await bench.housekeeper.keep(bench.connection)
     bench.clock.time += timedelta(days=3)  # now the same device time is implausible: server time makes the bucket
@@ -90,7 +91,7 @@ async def test_a_week_past_its_retention_goes_but_not_a_row_of_a_wrong_clock(ben
     assert week_of(edge) not in await existing_weeks(bench.connection)
     items, _ = await queries.list_samples(bench.connection, queries.SampleFilter(), None, 10)
     assert [item["sample_id"] for item in items] == ["wrong clock"]
-    bench.clock.time += timedelta(days=401)
+    bench.clock.time += RETENTION + timedelta(days=1)
     await bench.housekeeper.keep(bench.connection)
     assert await bench.count() == 0
 
@@ -98,7 +99,7 @@ async def test_a_week_past_its_retention_goes_but_not_a_row_of_a_wrong_clock(ben
 async def test_while_a_backup_runs_nothing_is_dropped_and_nobody_waits_behind_it(bench: Bench, dsn: str) -> None:
     week = week_of(bench.clock.now())
     await bench.write(trimmed(timestamp=iso(bench.clock.now())))
-    bench.clock.time += timedelta(days=500)
+    bench.clock.time += RETENTION + timedelta(days=100)
     backup = await asyncpg.connect(dsn)
     await backup.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
     await backup.execute(f"BEGIN; LOCK TABLE samples, samples_{week:%Y%m%d}, messages IN ACCESS SHARE MODE")
@@ -120,7 +121,7 @@ async def test_a_step_that_is_locked_out_holds_up_no_other(
     monkeypatch.setattr(retention, "LOCK_TIMEOUT", "20ms")
     week = week_of(bench.clock.now())
     await bench.write(trimmed(timestamp=iso(bench.clock.now())))
-    bench.clock.time += timedelta(days=500)
+    bench.clock.time += RETENTION + timedelta(days=100)
     reader = await asyncpg.connect(dsn)
     await reader.execute(f"BEGIN; LOCK TABLE samples_{week:%Y%m%d} IN ACCESS SHARE MODE")
     newest = "SELECT max(segment) FROM message_segments"
