@@ -194,9 +194,8 @@ def latest_after_its_time(measured: Measured) -> None:
     measured.ask("/api/sqal/latest")
     time.sleep(0.25)  # longer than the time to live that this server gives it
     measured.ask("/api/sqal/latest")
-    while json.loads(measured.ask("/api/admin/cache")[1])[
-        "loads_under_way"
-    ]:  # one that is late goes on behind its answer
+    cache = "/api/admin/cache"
+    while json.loads(measured.ask(cache)[1])["loads_under_way"]:  # one that is late goes on behind its answer
         time.sleep(0.02)
 
 
