@@ -253,7 +253,16 @@ async def test_a_request_that_hangs_is_answered_before_the_shutdown_goes_on() ->
 
 
 async def test_a_second_signal_while_the_database_stalls_still_says_goodbye() -> None:
-    with running_server(SHUTDOWN_DEADLINE_S="80", TERMINATION_GRACE_PERIOD_S="180") as server:
+    """The least of three: whatever else this machine does only adds."""
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=5.0) >= 5:
+        took_s.append(await goodbye_takes_s())
+    assert min(took_s) < 5, took_s
+
+
+async def goodbye_takes_s() -> float:
+    """From the second signal on, with a database that stalls."""
+    with running_server() as server:
         boxes = [Box(f"ESP32_LL_{number:03d}") for number in range(5)]
         running = [asyncio.create_task(box.run(server)) for box in boxes]
         while not all(box.acked for box in boxes):
@@ -266,7 +275,7 @@ async def test_a_second_signal_while_the_database_stalls_still_says_goodbye() ->
             server.running.send_signal(signal.SIGTERM)
             began = time.monotonic()
             await asyncio.gather(*running)
-            assert time.monotonic() - began < 20
+            took_s = time.monotonic() - began
             for box in boxes:
                 assert (box.close_code, box.drain is not None) == (CLOSE_RESTART, True)
         await asyncio.to_thread(server.running.wait, 60)
@@ -275,6 +284,7 @@ async def test_a_second_signal_while_the_database_stalls_still_says_goodbye() ->
         acked = {sample for box in boxes for sample in box.acked}
         server.start()
         assert acked <= {item["sample_id"] for item in server.all_samples()}
+    return took_s
 
 
 def test_under_uvicorn_too_a_wrong_start_is_one_line_and_no_success() -> None:

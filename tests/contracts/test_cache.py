@@ -170,17 +170,25 @@ async def test_a_load_that_a_commit_has_overtaken_does_not_take_the_newer_value_
 
 
 async def test_a_replay_does_not_make_a_value_young_that_missed_a_newer_commit(made: Replica) -> None:
+    """The least of three: whatever else this machine does only adds."""
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=5 * MIN_RELOAD_S) >= 5 * MIN_RELOAD_S:
+        took_s.append(await missed_for_s(made, f"latest{len(took_s)}"))
+    assert min(took_s) < 5 * MIN_RELOAD_S, took_s
+
+
+async def missed_for_s(made: Replica, key: str) -> float:
     """The newest sample was committed elsewhere; here only an old backlog comes in, for as long as it likes."""
-    await made.read(Ordered(b"5", "05"), key="latest", tags=("samples",))
+    await made.read(Ordered(b"5", "05"), key=key, tags=("samples",))
     made.cache.mark(["samples"])  # "09" was committed, and not written through here
     began = time.monotonic()
     seen = b""
-    while seen != b"9":
-        assert time.monotonic() - began < 20
+    while seen != b"9" and time.monotonic() - began < 20:
         order = f"06-{time.monotonic() - began:.6f}"
-        made.cache.commit(["samples"], [Newer(KIND, "latest", order, lambda: b"old")])
-        seen = await made.read(Ordered(b"9", "09"), key="latest", tags=("samples",))
+        made.cache.commit(["samples"], [Newer(KIND, key, order, lambda: b"old")])
+        seen = await made.read(Ordered(b"9", "09"), key=key, tags=("samples",))
         await asyncio.sleep(0.01)
+    return time.monotonic() - began
 
 
 async def test_a_value_that_is_gone_is_gone_after_its_time(made: Replica) -> None:
